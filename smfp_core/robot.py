@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The robot description: one YAML under config/robots/ and the MJCF it names."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from smfp_core.reference import ReferenceLimits
+from smfp_core.resources import share_path
+from smfp_core.specs import ActionSpec, FloatArray
+from smfp_core.strict import ConfigError, from_mapping, load_yaml
+
+CommandInterface = Literal["forward_position", "forward_velocity", "joint_trajectory"]
+Range = tuple[float, float]
+
+
+class RobotConfigError(ConfigError):
+    """A robot YAML, or the MJCF it names, is missing or wrong."""
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """One joint: hardware limits (of the data sheet), home, and the range of task starts."""
+
+    name: str
+    position_rad: Range
+    velocity_rad_s: float
+    acceleration_rad_s2: float
+    effort_nm: float
+    home_rad: float
+    start_rad: Range
+
+    def __post_init__(self) -> None:
+        for name in ("velocity_rad_s", "acceleration_rad_s2", "effort_nm"):
+            if getattr(self, name) <= 0.0:
+                raise ConfigError(f"{name}: must be positive")
+        low, high = self.position_rad
+        if low >= high:
+            raise ConfigError("position_rad: the first value must be below the second")
+        if not low <= self.home_rad <= high:
+            raise ConfigError(f"home_rad: must lie within position_rad {self.position_rad}")
+        if not low <= self.start_rad[0] <= self.start_rad[1] <= high:
+            raise ConfigError("start_rad: must be a range within position_rad")
+
+
+@dataclass(frozen=True)
+class PolicyMotion:
+    """How fast policies may move this arm: slower than the hardware, by choice."""
+
+    period_s: float
+    velocity_rad_s: float
+    acceleration_rad_s2: float
+
+    def __post_init__(self) -> None:
+        for name in ("period_s", "velocity_rad_s", "acceleration_rad_s2"):
+            if getattr(self, name) <= 0.0:
+                raise ConfigError(f"{name}: must be positive")
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Goals: a part of a spherical shell about ``center_m`` (base frame), above ``min_height_m``.
+
+    ``azimuth_rad`` is measured about the base z axis from its x axis.
+    """
+
+    center_m: tuple[float, float, float]
+    radius_m: Range
+    azimuth_rad: Range
+    height_m: Range
+    axis_clearance_m: float
+
+    def __post_init__(self) -> None:
+        for name in ("radius_m", "azimuth_rad", "height_m"):
+            low, high = getattr(self, name)
+            if low >= high:
+                raise ConfigError(f"{name}: the first value must be below the second")
+
+    def refusal(self, goal: FloatArray) -> str | None:
+        """Why ``goal`` [3] (m, base frame) is not in the shell; None if it is."""
+        if not np.all(np.isfinite(goal)):
+            return "goal is not finite"
+        offset = goal - np.asarray(self.center_m)
+        checks = (
+            ("distance from the shoulder", float(np.linalg.norm(offset)), self.radius_m, "m"),
+            ("azimuth", float(np.arctan2(offset[1], offset[0])), self.azimuth_rad, "rad"),
+            ("height", float(goal[2]), self.height_m, "m"),
+        )
+        for name, value, (low, high), unit in checks:
+            if not low - 1e-9 <= value <= high + 1e-9:
+                return f"goal out of reach: {name} {value:.3f} {unit} not in [{low}, {high}]"
+        if np.hypot(offset[0], offset[1]) < self.axis_clearance_m - 1e-9:
+            return f"goal out of reach: within {self.axis_clearance_m} m of the base axis"
+        return None
+
+    def sample(self, rng: np.random.Generator) -> FloatArray:
+        """Draw a goal [3] (m, base frame), uniform in volume, by rejection."""
+        center = np.asarray(self.center_m)
+        while True:
+            goal = center + rng.uniform(-self.radius_m[1], self.radius_m[1], 3)
+            if self.refusal(goal) is None:
+                return goal
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Topic names as the robot's driver has them."""
+
+    joint_states: str
+    forward_position: str
+    forward_velocity: str
+    joint_trajectory: str
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """Contract between an arm and everything that moves it; see config/robots/*.yaml."""
+
+    schema: int
+    name: str
+    mjcf: Path
+    base_frame: str
+    tool_site: str
+    control_rate_hz: float
+    command_interface: CommandInterface
+    position_margin_rad: float
+    joints: tuple[JointConfig, ...]
+    policy: PolicyMotion
+    goals: Shell
+    topics: Topics
+    sources: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.schema != 1:
+            raise ConfigError(f"schema: {self.schema} is unknown; this version reads 1")
+        names = self.joint_names
+        if not names or len(set(names)) != len(names):
+            raise ConfigError("joints: must be non-empty, with unique names")
+        if self.control_rate_hz <= 0.0:
+            raise ConfigError("control_rate_hz: must be positive")
+        room = min(high - low for low, high in (joint.position_rad for joint in self.joints))
+        if not 0.0 <= self.position_margin_rad < room / 2:
+            raise ConfigError(f"position_margin_rad: must lie in [0, {room / 2:g})")
+        for i, joint in enumerate(self.joints):
+            if self.policy.velocity_rad_s > joint.velocity_rad_s:
+                raise ConfigError(f"policy.velocity_rad_s: exceeds joints[{i}].velocity_rad_s")
+            if self.policy.acceleration_rad_s2 > joint.acceleration_rad_s2:
+                raise ConfigError(
+                    f"policy.acceleration_rad_s2: exceeds joints[{i}].acceleration_rad_s2"
+                )
+
+    @cached_property
+    def joint_names(self) -> tuple[str, ...]:
+        """Joint names in order."""
+        return tuple(joint.name for joint in self.joints)
+
+    @cached_property
+    def home_rad(self) -> FloatArray:
+        """Home pose [n], rad."""
+        return np.array([joint.home_rad for joint in self.joints])
+
+    @cached_property
+    def limits(self) -> ReferenceLimits:
+        """What a command may never leave: hardware limits, positions less the margin."""
+        margin = self.position_margin_rad
+        return ReferenceLimits(
+            np.array([joint.position_rad[0] + margin for joint in self.joints]),
+            np.array([joint.position_rad[1] - margin for joint in self.joints]),
+            np.array([joint.velocity_rad_s for joint in self.joints]),
+            np.array([joint.acceleration_rad_s2 for joint in self.joints]),
+        )
+
+    @cached_property
+    def mjcf_sha256(self) -> str:
+        """Digest that binds policies to this arm's model."""
+        return mjcf_sha256(self.mjcf)
+
+    def action_spec(self) -> ActionSpec:
+        """The action that policies for this arm are trained with."""
+        n = len(self.joints)
+        return ActionSpec(
+            joint_names=self.joint_names,
+            scale_rad_s=(self.policy.velocity_rad_s,) * n,
+            position_min_rad=tuple(map(float, self.limits.position_min)),
+            position_max_rad=tuple(map(float, self.limits.position_max)),
+            acceleration_rad_s2=(self.policy.acceleration_rad_s2,) * n,
+            policy_period_s=self.policy.period_s,
+            control_period_s=1.0 / self.control_rate_hz,
+        )
+
+
+def load_robot(name_or_path: str | Path) -> RobotConfig:
+    """Read a robot by name (``ur5e``: config/robots/ur5e.yaml) or by the path of its YAML.
+
+    Raises:
+        RobotConfigError: names the file, the field and what was expected.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        try:
+            path = share_path(f"config/robots/{name_or_path}.yaml")
+        except FileNotFoundError as error:
+            raise RobotConfigError(
+                f"robot '{name_or_path}': not a shipped robot ({error}); "
+                "give its name or the path of its .yaml"
+            ) from error
+    try:
+        robot = from_mapping(RobotConfig, load_yaml(path))
+    except ConfigError as error:
+        text = str(error)
+        raise RobotConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+    mjcf = path.parent / robot.mjcf
+    if not mjcf.is_file():
+        raise RobotConfigError(f"{path}: mjcf: no such file: {robot.mjcf} (beside the YAML)")
+    return dataclasses.replace(robot, mjcf=mjcf.resolve())
+
+
+def mjcf_sha256(path: Path) -> str:
+    """SHA-256 over an MJCF file and, in order, every XML file that it includes."""
+    digest = hashlib.sha256()
+    _hash_mjcf(path, digest, seen=set())
+    return digest.hexdigest()
+
+
+def _hash_mjcf(path: Path, digest: hashlib._Hash, seen: set[Path]) -> None:
+    if path.resolve() in seen:
+        return
+    seen.add(path.resolve())
+    data = path.read_bytes()
+    digest.update(data)
+    for name in re.findall(rb'<include\s[^>]*file\s*=\s*"([^"]+)"', data):
+        _hash_mjcf(path.parent / name.decode(), digest, seen)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One observation and one action, the same in training, on the robot and in replay.
+
+The gymnasium tasks, the control node and the replay of logs all call ``build_observation`` here
+and ``action_to_command`` in :mod:`smfp_core.reference`, so that a policy cannot see or mean
+something else on the robot than it did in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smfp_core.strict import ConfigError
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ObservationField:
+    """One named block of the observation vector."""
+
+    name: str
+    size: int
+    unit: str
+    frame: str = ""
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """Ordered fields of the observation; the vector is their concatenation."""
+
+    fields: tuple[ObservationField, ...]
+
+    def __post_init__(self) -> None:
+        for item in self.fields:
+            if item.name not in _SOURCES:
+                raise ConfigError(
+                    f"observation field '{item.name}' is unknown; known: {', '.join(_SOURCES)}"
+                )
+            if item.size < 1:
+                raise ConfigError(f"observation field '{item.name}': size must be at least 1")
+
+    @property
+    def size(self) -> int:
+        """Length of the observation vector."""
+        return sum(item.size for item in self.fields)
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What an action in [-1, 1]^n means: a joint velocity for one policy period.
+
+    The limits are those under which the reference was integrated in training; the robot's own
+    may be wider, never narrower, or its safety filter will have to intervene.
+    """
+
+    joint_names: tuple[str, ...]
+    scale_rad_s: tuple[float, ...]
+    position_min_rad: tuple[float, ...]
+    position_max_rad: tuple[float, ...]
+    acceleration_rad_s2: tuple[float, ...]
+    policy_period_s: float
+    control_period_s: float
+    kind: str = "joint_velocity"
+
+    def __post_init__(self) -> None:
+        if self.kind != "joint_velocity":
+            raise ConfigError(f"kind: '{self.kind}' is unknown; known: joint_velocity")
+        n = len(self.joint_names)
+        if n == 0 or len(set(self.joint_names)) != n:
+            raise ConfigError("joint_names: must be non-empty and unique")
+        for name in ("scale_rad_s", "position_min_rad", "position_max_rad", "acceleration_rad_s2"):
+            if len(getattr(self, name)) != n:
+                raise ConfigError(f"{name}: expected {n} values, one per joint")
+        for name in ("scale_rad_s", "acceleration_rad_s2"):
+            if min(getattr(self, name)) <= 0.0:
+                raise ConfigError(f"{name}: must be positive")
+        bounds = zip(self.position_min_rad, self.position_max_rad, strict=True)
+        if any(low >= high for low, high in bounds):
+            raise ConfigError("position_min_rad: must lie below position_max_rad")
+        if self.control_period_s <= 0.0:
+            raise ConfigError("control_period_s: must be positive")
+        ratio = self.policy_period_s / self.control_period_s
+        if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
+            raise ConfigError("policy_period_s: must be a whole multiple of control_period_s")
+
+    @property
+    def size(self) -> int:
+        """Number of joints."""
+        return len(self.joint_names)
+
+    @property
+    def ticks_per_action(self) -> int:
+        """Control periods in one policy period."""
+        return round(self.policy_period_s / self.control_period_s)
+
+
+@dataclass
+class RobotState:
+    """What is known of the arm at one instant. All arrays are float64 in joint order.
+
+    ``reference_*`` is the commanded reference, not a measurement; ``tool_position_m`` [3] is the
+    forward kinematics of the measured joints in the robot's base frame.
+    """
+
+    joint_position_rad: FloatArray
+    joint_velocity_rad_s: FloatArray
+    reference_position_rad: FloatArray
+    reference_velocity_rad_s: FloatArray
+    tool_position_m: FloatArray = field(default_factory=lambda: np.zeros(3))
+
+
+_SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
+    "joint_position": lambda state, goal: state.joint_position_rad,
+    "joint_velocity": lambda state, goal: state.joint_velocity_rad_s,
+    "tracking_error": lambda state, goal: state.reference_position_rad - state.joint_position_rad,
+    "reference_velocity": lambda state, goal: state.reference_velocity_rad_s,
+    "tool_position": lambda state, goal: state.tool_position_m,
+    "goal_position": lambda state, goal: goal,
+    "goal_offset": lambda state, goal: goal - state.tool_position_m,
+}
+
+
+def build_observation(
+    spec: ObservationSpec,
+    state: RobotState,
+    goal: FloatArray,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Assemble the observation vector.
+
+    Args:
+        spec: the ordered fields.
+        state: the arm; arrays of n joints.
+        goal: goal position [3], metres, robot base frame.
+        out: float32 [spec.size] to write into, for a loop that must not allocate.
+
+    Returns:
+        float32 [spec.size].
+
+    Raises:
+        ValueError: a field's data has another length than the spec says.
+    """
+    vector = np.empty(spec.size, np.float32) if out is None else out
+    start = 0
+    for item in spec.fields:
+        vector[start : start + item.size] = _SOURCES[item.name](state, goal)
+        start += item.size
+    return vector
