@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reach: bring the tool point to a goal position and stay there.
+
+Start: joints uniform in the YAML's ``start_rad``, without contact and with the tool above the floor.
+Goal: uniform in the YAML's shell. Action: joint velocity for one policy period, integrated at the
+control rate by ``action_to_command``; physics and servo at every control tick. Horizon 5 s, ended
+by truncation; contact with the arm itself or the floor terminates. Success: within 2 cm at every
+policy step of the last 0.5 s, without contact.
+
+Reward of a step, with d the distance in metres after it, w the reference velocity and u the
+commanded velocity, both as fractions of the greatest one:
+
+    0.4 (1 - d) + 0.3 exp(-d / 0.1) + 0.5 exp(-d / 0.02) - 0.05 mean(w^2) - 0.02 mean((u - w)^2)
+
+The first term pulls from afar. The exponentials keep a gradient at the goal itself, 25/m, where a
+squared distance would fade; that is what brings millimetres. The last two ask for rest and for
+commands that the acceleration limit can follow; both are functions of observation and action. At
+rest on the goal the reward is 1.2; it is positive wherever the arm can be soon, so that ending an
+episode by contact never pays, and the contact itself costs 1 on top.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from smfp_core.reference import Reference, ReferenceLimits, action_to_command
+from smfp_core.robot import RobotConfig, load_robot
+from smfp_core.specs import (
+    ActionSpec,
+    FloatArray,
+    ObservationField,
+    ObservationSpec,
+    RobotState,
+    build_observation,
+)
+from smfp_sim.arm import ArmModel, Kinematics, SimulatedArm, SimulationDiverged
+
+SUCCESS_DISTANCE_M = 0.02
+SUCCESS_TIME_S = 0.5
+CONTACT_PENALTY = 1.0
+_START_ATTEMPTS = 1000
+
+
+def observation_spec(robot: RobotConfig) -> ObservationSpec:
+    """What the policy sees, in order; positions of tool and goal in the base frame."""
+    n = len(robot.joints)
+    return ObservationSpec(
+        (
+            ObservationField("joint_position", n, "rad"),
+            ObservationField("joint_velocity", n, "rad/s"),
+            ObservationField("tracking_error", n, "rad"),
+            ObservationField("reference_velocity", n, "rad/s"),
+            ObservationField("tool_position", 3, "m", robot.base_frame),
+            ObservationField("goal_offset", 3, "m", robot.base_frame),
+        )
+    )
+
+
+class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """The task as a gymnasium environment.
+
+    Args:
+        robot: a shipped robot's name, the path of its YAML, or its description.
+        render_mode: None or "rgb_array".
+
+    ``reset(options=...)`` takes ``joint_position`` [n] (rad) and ``goal`` [3] (m, base frame).
+    ``info`` holds ``distance_m``, ``contact`` and ``is_success``: whether the episode would count
+    as a success if it ended now.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+
+    def __init__(
+        self, robot: str | Path | RobotConfig = "ur5e", render_mode: str | None = None
+    ) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
+        self.render_mode = render_mode
+        self.robot = robot if isinstance(robot, RobotConfig) else load_robot(robot)
+        self.arm = SimulatedArm(ArmModel(self.robot))
+        self._kinematics = Kinematics(self.arm.arm)
+        self._observation_spec = observation_spec(self.robot)
+        self._action_spec = self.robot.action_spec()
+        self._limits = ReferenceLimits.of(self._action_spec)
+        self._settle_steps = round(SUCCESS_TIME_S / self._action_spec.policy_period_s)
+        self._reference = Reference.at_rest(self.robot.home_rad)
+        self._state = RobotState(
+            self.arm.joint_position,
+            self.arm.joint_velocity,
+            self._reference.position,
+            self._reference.velocity,
+        )
+        self._goal = np.zeros(3)
+        self._steps_at_goal = 0
+        self._renderer: Any = None
+        self.observation_space = gymnasium.spaces.Box(
+            -np.inf, np.inf, (self._observation_spec.size,), np.float32
+        )
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self._action_spec.size,), np.float32)
+
+    @property
+    def goal(self) -> FloatArray:
+        """The goal [3] (m, base frame)."""
+        return self._goal.copy()
+
+    def policy_contract(self) -> tuple[ObservationSpec, ActionSpec, str, str]:
+        """What a policy file states of this task: both specs, robot name, SHA-256 of the MJCF."""
+        return (
+            self._observation_spec,
+            self._action_spec,
+            self.robot.name,
+            self.robot.mjcf_sha256,
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode; see the class for ``options``."""
+        super().reset(seed=seed)
+        given = options or {}
+        start = given.get("joint_position")
+        goal = given.get("goal")
+        self.arm.reset(self._draw_start() if start is None else start)
+        self._reference = Reference.at_rest(self.arm.joint_position)
+        self._goal = (
+            self.robot.goals.sample(self.np_random)
+            if goal is None
+            else np.array(goal, np.float64).reshape(3)
+        )
+        self._steps_at_goal = 0
+        self._read_state()
+        return self._observe(), self._info(contact=False)
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Apply ``action`` [n] in [-1, 1] for one policy period."""
+        wanted = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
+        if not np.isfinite(wanted).all():
+            raise ValueError(f"action must be finite, got {action}")
+        haste = wanted - self._reference.velocity / self._limits.velocity
+        contact = False
+        try:
+            for _ in range(self._action_spec.ticks_per_action):
+                action_to_command(self._action_spec, self._limits, wanted, self._reference)
+                self.arm.command_position(self._reference.position)
+                self.arm.step(self._action_spec.control_period_s)
+                contact = contact or self.arm.in_contact
+            self._read_state()
+        except SimulationDiverged:
+            # The state before stands in for the lost one; the episode is over.
+            contact = True
+        distance = self._distance()
+        near = distance < SUCCESS_DISTANCE_M and not contact
+        self._steps_at_goal = self._steps_at_goal + 1 if near else 0
+        speed = self._reference.velocity / self._limits.velocity
+        reward = (
+            0.4 * (1.0 - distance)
+            + 0.3 * np.exp(-distance / 0.1)
+            + 0.5 * np.exp(-distance / 0.02)
+            - 0.05 * (speed @ speed) / speed.size
+            - 0.02 * (haste @ haste) / haste.size
+            - CONTACT_PENALTY * contact
+        )
+        return self._observe(), float(reward), contact, False, self._info(contact)
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """The scene with the goal as an RGB image, if ``render_mode`` asks for one."""
+        if self.render_mode is None:
+            return None
+        if self._renderer is None:
+            from smfp_sim.render import SceneRenderer
+
+            self._renderer = SceneRenderer(self.arm.arm)
+        return self._renderer.frame(self.arm.joint_position, goal=self._goal)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def snapshot(self) -> dict[str, Any]:
+        """State that ``restore`` goes on from to the bit: arrays, and the generator as JSON."""
+        return {
+            **self.arm.snapshot(),
+            "reference_position": self._reference.position.copy(),
+            "reference_velocity": self._reference.velocity.copy(),
+            "goal": self._goal.copy(),
+            "steps_at_goal": np.array(self._steps_at_goal),
+            "rng": json.dumps(self.np_random.bit_generator.state),
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> NDArray[np.float32]:
+        """Go back to a ``snapshot`` of the same task; returns its observation."""
+        self.arm.restore(snapshot)
+        self._reference = Reference(
+            np.array(snapshot["reference_position"]), np.array(snapshot["reference_velocity"])
+        )
+        self._goal = np.array(snapshot["goal"])
+        self._steps_at_goal = int(snapshot["steps_at_goal"])
+        self.np_random.bit_generator.state = json.loads(str(snapshot["rng"]))
+        self._read_state()
+        return self._observe()
+
+    def _draw_start(self) -> FloatArray:
+        low, high = np.array([joint.start_rad for joint in self.robot.joints]).T
+        for _ in range(_START_ATTEMPTS):
+            q = self.np_random.uniform(low, high)
+            above_floor = self._kinematics.tool_position(q)[2] > 0.0
+            if above_floor and not self._kinematics.contacts(q):
+                return q
+        raise RuntimeError(
+            f"start_rad of robot '{self.robot.name}': no collision-free start in "
+            f"{_START_ATTEMPTS} draws"
+        )
+
+    def _read_state(self) -> None:
+        q = self.arm.joint_position
+        self._state = RobotState(
+            q,
+            self.arm.joint_velocity,
+            self._reference.position,
+            self._reference.velocity,
+            self._kinematics.tool_position(q),
+        )
+
+    def _observe(self) -> NDArray[np.float32]:
+        return build_observation(self._observation_spec, self._state, self._goal)
+
+    def _distance(self) -> float:
+        return float(np.linalg.norm(self._goal - self._state.tool_position_m))
+
+    def _info(self, contact: bool) -> dict[str, Any]:
+        return {
+            "distance_m": self._distance(),
+            "contact": contact,
+            "is_success": self._steps_at_goal >= self._settle_steps,
+        }
