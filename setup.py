@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build description, read by pip and by colcon (`ament_python`).
 
-Three import names live in folders that the repository's layout names otherwise, so the map below is
-explicit. Everything that is not Python (launch files, configuration, robot models) is installed under
-`share/smfp_control/` in the same layout as here.
+Two of the three import names live in folders of another name, so the map below is explicit. All that
+is not Python (launch files, configuration, robot models) is installed under `share/smfp_control/` in
+the same layout as here.
 """
 
 import os
@@ -45,7 +45,7 @@ def data_files() -> list[tuple[str, list[str]]]:
         return os.path.relpath(path, here)
 
     targets: dict[str, list[str]] = {
-        f"share/ament_index/resource_index/packages": [relative(ROOT / "resource" / PACKAGE)],
+        "share/ament_index/resource_index/packages": [relative(ROOT / "resource" / PACKAGE)],
         f"share/{PACKAGE}": [relative(ROOT / "package.xml")],
     }
     for folder, suffixes in DATA.items():
@@ -73,7 +73,7 @@ ROS_JAZZY = [
 setup(
     name=PACKAGE,
     version="0.1.0",
-    description="Stochastic MeanFlow Policies for robot arms, from MuJoCo training to ROS 2 control",
+    description="Stochastic MeanFlow Policies for robot arms: MuJoCo training, ROS 2 control",
     license="Apache-2.0",
     maintainer="SMFP maintainers",
     maintainer_email="maintainers@smfp.example",
@@ -97,6 +97,7 @@ setup(
         # A machine with ROS 2 installed from its own packages leaves this extra out.
         "ros": ROS_JAZZY,
         "train": [
+            # Its dependency labmaze has no wheel for 3.13 and builds with Bazel alone.
             "dm-control>=1.0.28; python_version < '3.13'",
             "gymnasium>=1.1",
             "imageio[ffmpeg]>=2.34",
