@@ -112,7 +112,10 @@ class PolicyFile:
     """
 
     def __init__(
-        self, path: Path, metadata: PolicyMetadata, session: onnxruntime.InferenceSession
+        self,
+        path: Path,
+        metadata: PolicyMetadata,
+        session: onnxruntime.InferenceSession,
     ) -> None:
         self.path = path
         self.metadata = metadata
@@ -126,9 +129,7 @@ class PolicyFile:
         # Binding the buffers once spares the copies and allocations of session.run.
         self._binding = session.io_binding()
         for name, array in (("observation", self._observation), ("noise", self._noise)):
-            self._binding.bind_input(
-                name, "cpu", 0, np.float32, array.shape, array.ctypes.data
-            )
+            self._binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
         self._binding.bind_output(
             "action", "cpu", 0, np.float32, self._action.shape, self._action.ctypes.data
         )
@@ -209,11 +210,15 @@ def _check_digest(path: Path, data: bytes) -> None:
     found = _DIGEST.findall(data)
     if len(found) != 1:
         raise PolicyFileError(
-            path, "sha256", "no digest found: the file is truncated or is no policy file"
+            path,
+            "sha256",
+            "no digest found: the file is truncated or is no policy file",
         )
     if digest(data) != found[0].decode():
         raise PolicyFileError(
-            path, "sha256", "digest does not match: the file was damaged or changed; export anew"
+            path,
+            "sha256",
+            "digest does not match: the file was damaged or changed; export anew",
         )
 
 
@@ -242,7 +247,9 @@ def _read_metadata(path: Path, session: onnxruntime.InferenceSession) -> PolicyM
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
         raise PolicyFileError(
-            path, "schema", f"{schema!r} is unknown; this version reads {SCHEMA}: export anew"
+            path,
+            "schema",
+            f"{schema!r} is unknown; this version reads {SCHEMA}: export anew",
         )
     try:
         return from_mapping(PolicyMetadata, data)
@@ -275,21 +282,32 @@ def _check_consistency(
         rows = getattr(golden, name)
         if len(rows) != len(golden.observation) or any(len(row) != size for row in rows):
             raise PolicyFileError(
-                path, f"golden.{name}", f"expected {len(golden.observation)} rows of {size} values"
+                path,
+                f"golden.{name}",
+                f"expected {len(golden.observation)} rows of {size} values",
             )
-    joint_fields = ("joint_position", "joint_velocity", "tracking_error", "reference_velocity")
+    joint_fields = (
+        "joint_position",
+        "joint_velocity",
+        "tracking_error",
+        "reference_velocity",
+    )
     for item in metadata.observation.fields:
         wanted = n_act if item.name in joint_fields else 3
         if item.size != wanted:
             raise PolicyFileError(
-                path, f"observation.{item.name}", f"expected size {wanted}, got {item.size}"
+                path,
+                f"observation.{item.name}",
+                f"expected size {wanted}, got {item.size}",
             )
 
 
 def _check_robot(path: Path, metadata: PolicyMetadata, robot: RobotConfig) -> None:
     if metadata.robot.name != robot.name:
         raise PolicyFileError(
-            path, "robot.name", f"trained for '{metadata.robot.name}', this is '{robot.name}'"
+            path,
+            "robot.name",
+            f"trained for '{metadata.robot.name}', this is '{robot.name}'",
         )
     if metadata.robot.mjcf_sha256 != robot.mjcf_sha256:
         raise PolicyFileError(

@@ -95,9 +95,10 @@ def admissible_velocity(
 def advance_reference(
     limits: ReferenceLimits, reference: Reference, velocity: FloatArray, dt: float
 ) -> None:
-    """Advance ``reference`` in place by one tick towards ``velocity`` [n] (rad/s), within limits."""
+    """Advance ``reference`` in place by one tick towards ``velocity`` [n], rad/s."""
     low, high = admissible_velocity(limits, reference, dt)
-    np.clip(velocity, low, high, out=reference.velocity)
+    # As np.clip, whose Python layers cost more than the arithmetic at a handful of joints.
+    np.minimum(np.maximum(velocity, low), high, out=reference.velocity)
     reference.position += reference.velocity * dt
 
 
@@ -119,5 +120,5 @@ def action_to_command(
         action: finite values [n]; clipped to [-1, 1].
         reference: the reference, [n] joints.
     """
-    velocity = np.clip(action, -1.0, 1.0) * limits.velocity
+    velocity = np.minimum(np.maximum(action, -1.0), 1.0) * limits.velocity
     advance_reference(limits, reference, velocity, spec.control_period_s)

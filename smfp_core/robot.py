@@ -90,8 +90,18 @@ class Shell:
             return "goal is not finite"
         offset = goal - np.asarray(self.center_m)
         checks = (
-            ("distance from the shoulder", float(np.linalg.norm(offset)), self.radius_m, "m"),
-            ("azimuth", float(np.arctan2(offset[1], offset[0])), self.azimuth_rad, "rad"),
+            (
+                "distance from the shoulder",
+                float(np.linalg.norm(offset)),
+                self.radius_m,
+                "m",
+            ),
+            (
+                "azimuth",
+                float(np.arctan2(offset[1], offset[0])),
+                self.azimuth_rad,
+                "rad",
+            ),
             ("height", float(goal[2]), self.height_m, "m"),
         )
         for name, value, (low, high), unit in checks:

@@ -73,7 +73,12 @@ class ActionSpec:
         n = len(self.joint_names)
         if n == 0 or len(set(self.joint_names)) != n:
             raise ConfigError("joint_names: must be non-empty and unique")
-        for name in ("scale_rad_s", "position_min_rad", "position_max_rad", "acceleration_rad_s2"):
+        for name in (
+            "scale_rad_s",
+            "position_min_rad",
+            "position_max_rad",
+            "acceleration_rad_s2",
+        ):
             if len(getattr(self, name)) != n:
                 raise ConfigError(f"{name}: expected {n} values, one per joint")
         for name in ("scale_rad_s", "acceleration_rad_s2"):

@@ -68,9 +68,7 @@ def from_mapping(cls: type[T], data: Any, where: str = "") -> T:
     for name, field in fields.items():
         if name in data:
             values[name] = _convert(hints[name], data[name], _join(where, name))
-        elif (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        ):
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{_join(where, name)}: missing")
     try:
         return cls(**values)
@@ -82,9 +80,7 @@ def to_mapping(value: Any) -> Any:
     """Turn a dataclass into plain values that ``from_mapping``, YAML and JSON take back."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: to_mapping(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if f.init
+            f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
         }
     if isinstance(value, (tuple, list)):
         return [to_mapping(item) for item in value]
@@ -145,6 +141,11 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is Any:
         return value
-    wanted = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+    wanted = {
+        float: "a number",
+        int: "a whole number",
+        str: "text",
+        bool: "true or false",
+    }
     kind = wanted.get(hint, getattr(hint, "__name__", str(hint)))
     raise ConfigError(f"{where}: expected {kind}, got {_shown(value)}")

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making environments, and collecting from one in a way that can be resumed exactly."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from smfp_core.strict import ConfigError
+
+# Streams of episode seeds: evaluation and the choice of noise never see training's episodes.
+TRAINING, EVALUATION, NOISE_CHOICE = 0, 1, 2
+
+
+class Transition(NamedTuple):
+    """One step. ``next_observation`` is the one before any reset."""
+
+    observation: NDArray[np.float32]
+    action: NDArray[np.float32]
+    reward: float
+    next_observation: NDArray[np.float32]
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+
+
+def make_env(env_id: str, env_kwargs: dict[str, str], **extra: Any) -> gymnasium.Env:
+    """An environment with float32 vector observations and actions in [-1, 1].
+
+    Raises:
+        ConfigError: the id is unknown, or its spaces are not boxes.
+    """
+    try:
+        keywords: dict[str, Any] = {**env_kwargs, **extra}
+        env = gymnasium.make(env_id, **keywords)
+    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+        raise ConfigError(f"env_id: '{env_id}' cannot be made ({error})") from error
+    action, observation = env.action_space, env.observation_space
+    if not isinstance(action, spaces.Box) or not isinstance(observation, spaces.Box):
+        raise ConfigError(f"env_id: '{env_id}' needs Box spaces, has {observation} and {action}")
+    if np.any(action.low != -1.0) or np.any(action.high != 1.0):
+        env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+    return env
+
+
+def episode_seed(seed: int, stream: int, index: int) -> int:
+    """Seed of episode ``index`` of a stream; distinct streams share no episode."""
+    return int(np.random.SeedSequence([seed, stream, index]).generate_state(1)[0])
+
+
+class Collector:
+    """Steps one training environment, episode after episode.
+
+    Each episode is reset with a seed of its own, so that its state is fully given by that seed
+    and the actions since: resuming replays them. This holds for every deterministic environment
+    and needs nothing of its internals.
+    """
+
+    def __init__(self, env: gymnasium.Env, seed: int) -> None:
+        self.env, self._seed = env, seed
+        self._episode = -1
+        self._actions: list[NDArray[np.float32]] = []
+        self.episode_return = 0.0
+        self.observation = self._reset()
+
+    def step(self, action: NDArray[np.float32]) -> Transition:
+        """Apply ``action`` [n_act]; a new episode starts by itself after an end."""
+        observation = self.observation
+        self._actions.append(np.array(action, np.float32))
+        raw, reward, terminated, truncated, info = self.env.step(action)
+        self.episode_return += float(reward)
+        following = np.asarray(raw, np.float32)
+        if terminated or truncated:
+            info = info | {"episode_return": self.episode_return}
+            self.observation = self._reset()
+        else:
+            self.observation = following
+        return Transition(
+            observation, action, float(reward), following, terminated, truncated, info
+        )
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Arrays that ``restore`` takes back."""
+        n_act = int(np.prod(self.env.action_space.shape or ()))
+        return {
+            "episode": np.array([self._episode]),
+            "actions": np.array(self._actions, np.float32).reshape(-1, n_act),
+            "observation": np.array(self.observation),
+        }
+
+    def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
+        """Replay the saved episode up to where it was.
+
+        Raises:
+            RuntimeError: the environment does not come out where it was: it is not deterministic,
+                or not the same (version, robot) as when the checkpoint was written.
+        """
+        self._episode = int(state["episode"][0]) - 1
+        self.observation = self._reset()
+        for action in state["actions"].astype(np.float32):
+            self.step(action)
+        if not np.array_equal(self.observation, state["observation"]):
+            raise RuntimeError(
+                "resume: replaying the saved episode gave another observation; the environment "
+                "is not deterministic or not the one of the checkpoint"
+            )
+
+    def _reset(self) -> NDArray[np.float32]:
+        self._episode += 1
+        self._actions = []
+        self.episode_return = 0.0
+        seed = episode_seed(self._seed, TRAINING, self._episode)
+        return np.asarray(self.env.reset(seed=seed)[0], np.float32)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training configuration: one frozen dataclass, one YAML, any field from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from smfp_core.strict import ConfigError, from_mapping, load_yaml
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run. Same configuration, same numbers (one thread)."""
+
+    env_id: str
+    """Gymnasium id; ``module:id`` imports the module that registers it."""
+    env_kwargs: dict[str, str] = field(default_factory=dict)
+    """Keyword arguments of the environment."""
+    agent: Literal["smfp"] = "smfp"
+    """Learning algorithm."""
+    seed: int = 0
+    """Seed of networks, noise, replay draws and episodes."""
+    steps: int = 100_000
+    """Environment steps in all."""
+    warmup_steps: int = 1_000
+    """First steps, with uniform random actions and no updates."""
+    update_every: int = 1
+    """Environment steps between updates."""
+    updates_per_round: int = 1
+    """Updates made each time."""
+    batch_size: int = 256
+    """Transitions in an update."""
+    replay_capacity: int = 1_000_000
+    """Transitions kept; never more than ``steps``."""
+    discount: float = 0.99
+    """Discount factor of one policy step."""
+    target_rate: float = 0.005
+    """Rate of the target critics' moving average."""
+    actor_learning_rate: float = 3e-4
+    """Adam step size of the actor."""
+    critic_learning_rate: float = 3e-4
+    """Adam step size of the critics."""
+    temperature_learning_rate: float = 3e-4
+    """Adam step size of the temperature."""
+    actor_hidden: tuple[int, ...] = (256, 256)
+    """Widths of the actor's hidden layers."""
+    critic_hidden: tuple[int, ...] = (256, 256)
+    """Widths of each critic's hidden layers."""
+    entropy: Literal["marginal", "conditional"] = "marginal"
+    """Entropy estimator; ``conditional`` lets separated modes collapse."""
+    loss_candidates: int = 4
+    """K: noise draws in the entropy estimate and candidates of the mirror step."""
+    act_candidates: int = 8
+    """Actions drawn when collecting; the best by Q is taken. TD targets draw half as many."""
+    mirror_weight: float = 3.0
+    """lambda: weight of the mirror-descent regression."""
+    mirror_step: float = 1.0
+    """Temperature of the mirror step in units of the candidates' spread in Q."""
+    previous_rate: float = 0.005
+    """Rate of the moving average that stands for the previous policy."""
+    bound_penalty: float = 1.0
+    """Weight of the penalty on mean actions outside the box."""
+    target_std: float = 0.03
+    """Standard deviation, in half-ranges of the box, whose entropy the temperature aims at."""
+    initial_temperature: float = 0.1
+    """Temperature before the first update."""
+    eval_every: int = 5_000
+    """Steps between evaluations."""
+    eval_episodes: int = 10
+    """Episodes of an evaluation, in each mode."""
+    checkpoint_every: int = 10_000
+    """Steps between checkpoints."""
+    log_every: int = 500
+    """Steps between rows of the training log."""
+    noise_choices: int = 8
+    """Noise vectors tried, zero among them, for the deterministic mode at the end of training."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "steps updates_per_round update_every batch_size replay_capacity loss_candidates "
+            "eval_every eval_episodes checkpoint_every log_every noise_choices "
+            "actor_learning_rate critic_learning_rate temperature_learning_rate "
+            "mirror_step target_std initial_temperature"
+        )
+        for name in positive.split():
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}: must be positive, got {getattr(self, name)}")
+        for name in ("warmup_steps", "mirror_weight", "bound_penalty", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: must not be negative, got {getattr(self, name)}")
+        for name in ("discount", "target_rate", "previous_rate"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name}: must lie in (0, 1], got {getattr(self, name)}")
+        if self.act_candidates < 2 or self.act_candidates % 2:
+            raise ConfigError("act_candidates: must be even and at least 2 (TD targets take half)")
+        if not self.actor_hidden or not self.critic_hidden:
+            raise ConfigError("actor_hidden, critic_hidden: at least one layer each")
+        if self.warmup_steps < self.batch_size:
+            raise ConfigError(
+                f"warmup_steps: {self.warmup_steps} is less than batch_size {self.batch_size}; "
+                "the first update would draw more than was collected"
+            )
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a training YAML.
+
+    Raises:
+        ConfigError: names the file and the field.
+    """
+    try:
+        return from_mapping(TrainConfig, load_yaml(path))
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+
+
+def with_steps(config: TrainConfig, steps: int) -> TrainConfig:
+    """The same configuration with another length."""
+    return dataclasses.replace(config, steps=steps)
