@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reach: bring the tool point to a goal position and stay there.
 
-Start: joints uniform in the YAML's ``start_rad``, without contact and with the tool above the floor.
+Start: joints uniform in the YAML's ``start_rad``, collision free, with the tool above the floor.
 Goal: uniform in the YAML's shell. Action: joint velocity for one policy period, integrated at the
 control rate by ``action_to_command``; physics and servo at every control tick. Horizon 5 s, ended
 by truncation; contact with the arm itself or the floor terminates. Success: within 2 cm at every
@@ -74,7 +74,8 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     as a success if it ended now.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+    # gymnasium.Env declares it so, as an attribute of instances.
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
 
     def __init__(
         self, robot: str | Path | RobotConfig = "ur5e", render_mode: str | None = None
@@ -96,7 +97,7 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             self._reference.position,
             self._reference.velocity,
         )
-        self._goal = np.zeros(3)
+        self._goal: FloatArray = np.zeros(3)
         self._steps_at_goal = 0
         self._renderer: Any = None
         self.observation_space = gymnasium.spaces.Box(
