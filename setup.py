@@ -132,7 +132,5 @@ setup(
             "sim_node = smfp_control.sim_node:main",
             "sim_demo = smfp_control.sim_demo:main",
         ],
-        # gymnasium registers the tasks itself, so that smfp_sim need not import it.
-        "gymnasium.envs": ["__root__ = smfp_sim.tasks:register"],
     },
 )

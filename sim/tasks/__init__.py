@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training tasks; importing this package makes their gymnasium ids known.
+"""Training tasks; importing this package makes their gymnasium ids known."""
 
-An installed project makes them known already on ``import gymnasium``, by its entry point.
-"""
-
-# gymnasium calls the entry point from within its own import: only this submodule is whole then.
-from gymnasium.envs import registration
+import gymnasium
 
 REACH_ID = "smfp/Reach-v0"
 REACH_STEPS = 250
@@ -13,8 +9,8 @@ REACH_STEPS = 250
 
 def register() -> None:
     """Register the tasks with gymnasium; repeated calls change nothing."""
-    if REACH_ID not in registration.registry:
-        registration.register(
+    if REACH_ID not in gymnasium.registry:
+        gymnasium.register(
             REACH_ID,
             entry_point="smfp_sim.tasks.reach:ReachEnv",
             max_episode_steps=REACH_STEPS,
