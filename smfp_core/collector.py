@@ -36,7 +36,7 @@ def make_env(env_id: str, env_kwargs: dict[str, str], **extra: Any) -> gymnasium
     """
     try:
         keywords: dict[str, Any] = {**env_kwargs, **extra}
-        env = gymnasium.make(env_id, **keywords)
+        env = gymnasium.make(env_id, disable_env_checker=True, **keywords)
     except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
         raise ConfigError(f"env_id: '{env_id}' cannot be made ({error})") from error
     action, observation = env.action_space, env.observation_space

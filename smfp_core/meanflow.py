@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LOG_STD_MIN, LOG_STD_MAX = -5.0, 0.0
+LOG_STD_MIN, LOG_STD_MAX = -5.0, -0.7
 TARGET_CLIP = 5.0
 
 

@@ -192,7 +192,7 @@ def parse_arguments(arguments: list[str]) -> tuple[TrainConfig, Path, bool]:
         raise ConfigError(
             "--config: missing; give a YAML, for example config/train/ur5e_reach.yaml"
         )
-    default = load_config(source) if source else TrainConfig(env_id="smfp_sim:smfp/Reach-v0")
+    default = load_config(source) if source else TrainConfig(env_id="smfp_sim.tasks:smfp/Reach-v0")
     description = (
         f"{__doc__}\n\n--config PATH: YAML with any of the fields below.\n"
         "--run-dir PATH: folder of the run (default runs/<config>_seed<seed>).\n"

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export a run as a policy file: python -m smfp_core.export RUN -o policy.onnx
+
+The graph is written node by node from the trained weights, so that the file holds exactly the
+one-step sample ``clip(g(s, e, 1))`` with the observation's normalisation in front, and nothing of
+the tool that traced it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol, cast
+
+import numpy as np
+import onnx
+import torch
+import tyro
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+
+from smfp_core import checkpoint
+from smfp_core.agents.smfp import SmfpAgent
+from smfp_core.collector import make_env
+from smfp_core.config import TrainConfig, load_config
+from smfp_core.evaluate import deterministic_noise
+from smfp_core.policy_file import (
+    METADATA_KEY,
+    SCHEMA,
+    ControlAssumptions,
+    GoldenVectors,
+    PolicyFile,
+    PolicyMetadata,
+    RobotBinding,
+    TrainingRecord,
+    seal,
+)
+from smfp_core.specs import ActionSpec, ObservationSpec
+from smfp_core.strict import ConfigError, to_mapping
+
+GOLDEN_ROWS = 8
+_OPSET, _IR_VERSION = 17, 8
+
+
+class _TaskWithContract(Protocol):
+    def policy_contract(self) -> tuple[ObservationSpec, ActionSpec, str, str]: ...
+
+
+def policy_graph(agent: SmfpAgent) -> onnx.ModelProto:
+    """ONNX model of ``clip(g(normalise(o), e, 1), -1, 1)``.
+
+    The clip is Min(Max(x, -1), 1), which passes NaN on: a broken network must not look like a
+    bounded action.
+    """
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+
+    def constant(name: str, value: torch.Tensor | float) -> str:
+        array = np.asarray(torch.as_tensor(value).detach().numpy(), np.float32)
+        weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def silu(x: str) -> str:
+        return node("Mul", [x, node("Sigmoid", [x], f"{x}.gate")], f"{x}.silu")
+
+    def clip(x: str, bound: float, output: str) -> str:
+        low = constant(f"{output}.low", -bound)
+        high = constant(f"{output}.high", bound)
+        return node("Min", [node("Max", [x, low], f"{output}.max"), high], output)
+
+    def linear(x: str, name: str, weight: torch.Tensor, bias: torch.Tensor) -> str:
+        inputs = [x, constant(f"{name}.weight", weight.T), constant(f"{name}.bias", bias)]
+        return node("Gemm", inputs, name)
+
+    actor, normalizer = agent.actor, agent.normalizer
+    # Subtraction and division exactly as in training, not folded into the first layer: folding
+    # would round differently.
+    centred = node("Sub", ["observation", constant("mean", normalizer.mean.float())], "centred")
+    scaled = node("Div", [centred, constant("scale", normalizer.scale().float())], "scaled")
+    normal = clip(scaled, normalizer.clip, "normal")
+    # At t = 1 the time column of the flow's first layer is one more bias.
+    flow = actor.flow_in.weight
+    bias = actor.observation_in.bias + flow[:, -1]
+    x = linear(normal, "observation_in", actor.observation_in.weight, bias)
+    y = node("MatMul", ["noise", constant("flow_in.weight", flow[:, :-1].T)], "flow_in")
+    x = node("Add", [x, y], "hidden_in")
+    for i, layer in enumerate(actor.hidden):
+        layer = cast(torch.nn.Linear, layer)
+        x = linear(silu(x), f"hidden_{i}", layer.weight, layer.bias)
+    x = linear(silu(x), "residual", actor.out.weight, actor.out.bias)
+    clip(node("Add", ["noise", x], "sample"), 1.0, "action")
+
+    def tensor(name: str, size: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", size])
+
+    n_obs, n_act = actor.observation_in.in_features, agent.n_act
+    graph = helper.make_graph(
+        nodes,
+        "smfp_policy",
+        [tensor("observation", n_obs), tensor("noise", n_act)],
+        [tensor("action", n_act)],
+        weights,
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="smfp_core"
+    )
+    model.ir_version = _IR_VERSION
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def write_policy_file(path: Path, model: onnx.ModelProto, metadata: PolicyMetadata) -> None:
+    """Attach the metadata, seal the file with its digest, and write it atomically."""
+    text = json.dumps(to_mapping(metadata) | {"sha256": "0" * 64}, allow_nan=False)
+    helper.set_model_props(model, {METADATA_KEY: text})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(seal(model.SerializeToString()))
+    os.replace(temporary, path)
+
+
+def golden_vectors(agent: SmfpAgent, observations: NDArray[np.float32], seed: int) -> GoldenVectors:
+    """What torch answers to some collected observations and fresh noise."""
+    noise = np.random.default_rng(seed).standard_normal((len(observations), agent.n_act))
+    noise = noise.astype(np.float32)
+    pairs = zip(observations, noise, strict=True)
+    action = [agent.sample(observation, draw) for observation, draw in pairs]
+
+    def rows(values: Any) -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(float(x) for x in row) for row in values)
+
+    return GoldenVectors(rows(observations), rows(noise), rows(action))
+
+
+def policy_metadata(
+    agent: SmfpAgent,
+    config: TrainConfig,
+    contract: tuple[ObservationSpec, ActionSpec, str, str],
+    noise: NDArray[np.float32],
+    golden: GoldenVectors,
+    env_steps: int,
+) -> PolicyMetadata:
+    """Everything that the file says of itself."""
+    observation, action, robot_name, robot_sha256 = contract
+    return PolicyMetadata(
+        schema=SCHEMA,
+        observation=observation,
+        action=action,
+        robot=RobotBinding(robot_name, robot_sha256),
+        control=ControlAssumptions(command_delay_s=0.0, observation_filter="none"),
+        deterministic_noise=tuple(float(x) for x in noise),
+        training=TrainingRecord(
+            env_id=config.env_id,
+            env_steps=env_steps,
+            seed=config.seed,
+            git_revision=git_revision(),
+            config=to_mapping(config),
+        ),
+        golden=golden,
+        sha256="",
+    )
+
+
+def git_revision() -> str:
+    """Revision of the checkout that this module lies in, '+' if changed; 'unknown' outside one."""
+    folder = Path(__file__).resolve().parent
+    try:
+        revision = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return revision + ("+" if changed else "")
+
+
+def export_run(run: Path, output: Path) -> PolicyFile:
+    """Write the newest checkpoint of ``run`` as a policy file and load it back.
+
+    Raises:
+        ConfigError, CheckpointError: the run is incomplete, or its task has no policy contract.
+        PolicyFileError: the file does not pass its own checks.
+    """
+    config = load_config(run / "config.yaml")
+    env = make_env(config.env_id, config.env_kwargs)
+    if not hasattr(env.unwrapped, "policy_contract"):
+        raise ConfigError(f"env_id: '{config.env_id}' drives no robot: nothing to export for")
+    contract = cast(_TaskWithContract, env.unwrapped).policy_contract()
+    env.close()
+    tensors, arrays, values = checkpoint.load(checkpoint.latest(run / "checkpoints"))
+    n_obs, n_act = contract[0].size, contract[1].size
+    agent = SmfpAgent(config, n_obs, n_act)
+    agent.restore(tensors)
+    rows = arrays["replay.rows"]
+    chosen = np.linspace(0, len(rows) - 1, GOLDEN_ROWS).astype(int)
+    observations = np.ascontiguousarray(rows[chosen, :n_obs], np.float32)
+    golden = golden_vectors(agent, observations, config.seed)
+    noise = deterministic_noise(run, n_act)
+    metadata = policy_metadata(agent, config, contract, noise, golden, values["step"])
+    write_policy_file(output, policy_graph(agent), metadata)
+    return PolicyFile.load(output)
+
+
+@dataclass
+class Arguments:
+    """Export a run's newest checkpoint as a policy file that the control node loads."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the training run."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """The .onnx to write."""
+
+
+def main() -> None:
+    """Entry point of ``python -m smfp_core.export``."""
+    arguments = tyro.cli(Arguments, prog="python -m smfp_core.export")
+    try:
+        policy = export_run(arguments.run, arguments.output)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    Console(stderr=True).print(
+        f"{arguments.output}: {policy.observation.size} observations, {policy.action.size} "
+        f"joints of {policy.robot_name}, sha256 {policy.sha256[:16]}",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    main()
