@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One control tick, ROS-free: state -> checks -> policy -> reference -> safety filter -> command.
+
+The loop does not know where states come from, where commands go, or what drives it: the node's
+control thread calls ``tick`` on absolute deadlines, a test calls it in lock-step.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smfp_control.faults import Fault, FaultKind, FaultLatch
+from smfp_control.joint_state import JointStateMessage, JointStateReader
+from smfp_control.noise import NoiseSource
+from smfp_control.periodic import Ring
+from smfp_control.safety import KINDS, Intervention, StateMonitor, filter_command
+from smfp_core.reference import (
+    Reference,
+    ReferenceLimits,
+    action_to_command,
+    advance_reference,
+)
+from smfp_core.robot import RobotConfig
+from smfp_core.specs import (
+    ActionSpec,
+    FloatArray,
+    ObservationSpec,
+    RobotState,
+    build_observation,
+)
+
+# A queue that is longer than this is left for the next tick: a flood must not stop the loop.
+_MOST_MESSAGES_PER_TICK = 16
+
+
+class LoopState(enum.Enum):
+    """What the loop is doing. The value is the text on ``~/status``."""
+
+    HOLD = "hold"
+    TRACKING = "tracking"
+    RAMPING_DOWN = "ramping_down"
+    FAULT = "fault"
+    ESTOP = "estop"
+
+
+class Policy(Protocol):
+    """What the loop needs of a policy; ``smfp_core.policy_file.PolicyFile`` is one."""
+
+    observation: ObservationSpec
+    action: ActionSpec
+    deterministic_noise: NDArray[np.float32]
+
+    def sample(
+        self, observation: NDArray[np.floating], noise: NDArray[np.floating]
+    ) -> NDArray[np.float32]:
+        """Action [n_act] in [-1, 1] for an observation [n_obs] and noise [n_act]."""
+        ...
+
+
+class Kinematics(Protocol):
+    """Forward kinematics of the measured joints."""
+
+    def tool_position(self, joint_position: FloatArray, out: FloatArray) -> FloatArray:
+        """Tool point [3] (m, base frame) of joint positions [n] (rad), written into ``out``."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Bounds of the loop's own supervision.
+
+    Attributes:
+        state_timeout_s: age of the newest state, on the steady clock, that stops the arm.
+        deadline_miss_limit: missed deadlines within ``deadline_window_s`` that stop it.
+    """
+
+    state_timeout_s: float
+    deadline_miss_limit: int
+    deadline_window_s: float
+
+
+class LoopStatistics:
+    """Counts and costs of ticks. Written by the control thread, read by any."""
+
+    STAGES = ("observe", "policy", "filter", "publish", "total")
+
+    def __init__(self) -> None:
+        self.cost_ns = {stage: Ring() for stage in self.STAGES}
+        self.state_age_ns = Ring()
+        self.clear()
+
+    def clear(self) -> None:
+        """Start counting anew."""
+        self.ticks = 0
+        self.policy_samples = 0
+        self.interventions = dict.fromkeys(KINDS, 0)
+        for ring in (*self.cost_ns.values(), self.state_age_ns):
+            ring.clear()
+
+
+class ControlLoop:
+    """State machine of the arm's control, advanced by ``tick`` once a control period.
+
+    Threads: ``tick`` and ``observe`` belong to one thread, the control thread while it runs.
+    ``set_goal``, ``drop_goal``, ``request_stop``, ``reset`` and the properties may be called from
+    another; each passes one immutable value by a single assignment.
+
+    A fault ramps the reference velocity to zero within the robot's acceleration limit; the last
+    commanded reference is then sent for ever. Neither zeros nor the measured position are ever
+    commanded: both would move a position-controlled arm.
+
+    Args:
+        robot: limits and goals.
+        policy: verified for ``robot``.
+        kinematics: of ``robot``.
+        settings: supervision.
+        monitor: checks on the measured arm.
+        noise: for the policy.
+        latch: of faults; it outlives the loop.
+        take_message: the next waiting joint state, or None.
+        send: takes the reference to command; called every tick.
+        missed_deadlines: total of deadlines missed so far by whatever drives ``tick``.
+    """
+
+    def __init__(
+        self,
+        robot: RobotConfig,
+        policy: Policy,
+        kinematics: Kinematics,
+        settings: LoopSettings,
+        monitor: StateMonitor,
+        noise: NoiseSource,
+        latch: FaultLatch,
+        take_message: Callable[[], JointStateMessage | None],
+        send: Callable[[Reference], None],
+        missed_deadlines: Callable[[], int] = lambda: 0,
+    ) -> None:
+        n = len(robot.joints)
+        self.robot = robot
+        self.statistics = LoopStatistics()
+        self.reader = JointStateReader(robot.joint_names)
+        self.command = Reference.at_rest(np.zeros(n))
+        self.state = LoopState.HOLD
+        self.goal_error_m = math.nan
+        self._settings = settings
+        self._monitor = monitor
+        self._kinematics = kinematics
+        self._noise = noise
+        self._latch = latch
+        self._take_message = take_message
+        self._send = send
+        self._missed_deadlines = missed_deadlines
+        self._limits = robot.limits
+        self._dt = 1.0 / robot.control_rate_hz
+        self._timeout_ns = round(settings.state_timeout_s * 1e9)
+        self._window_ns = round(settings.deadline_window_s * 1e9)
+        self._zeros = np.zeros(n)
+        self._desired = Reference.at_rest(np.zeros(n))
+        self._robot_state = RobotState(
+            self.reader.position,
+            self.reader.velocity,
+            self.command.position,
+            self.command.velocity,
+            np.zeros(3),
+        )
+        self._use_policy(policy)
+        self._goal: FloatArray | None = None
+        self._tracked: FloatArray | None = None
+        self._stopping = False
+        self._clear_requested = False
+        self._present: Fault | None = None
+        self._phase = 0
+        self._window_start_ns = 0
+        self._window_misses = 0
+
+    def _use_policy(self, policy: Policy) -> None:
+        self._policy = policy
+        self._policy_limits = ReferenceLimits.of(policy.action)
+        self._observation = np.zeros(policy.observation.size, np.float32)
+        self._action = np.zeros(policy.action.size)
+
+    # Called from the executor's thread.
+
+    @property
+    def goal(self) -> FloatArray | None:
+        """Goal [3] that is pursued (m, base frame), None while there is none."""
+        return self._goal
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the commanded reference stands still."""
+        return not self.command.velocity.any()
+
+    def set_goal(self, goal: FloatArray) -> str | None:
+        """Pursue ``goal`` [3] (m, base frame); returns the reason if it is refused.
+
+        A refused goal also ends the pursuit of the one before: whoever sent it no longer wants
+        the arm to go there.
+        """
+        refusal = self.robot.goals.refusal(goal)
+        if self._latch.fault is not None:
+            refusal = f"fault '{self._latch.fault.kind.value}' is latched: call reset first"
+        self._goal = np.array(goal, np.float64) if refusal is None else None
+        return refusal
+
+    def drop_goal(self) -> None:
+        """Ramp to rest and hold."""
+        self._goal = None
+
+    def request_stop(self) -> None:
+        """Ramp to rest; ``tick`` returns False once the reference stands still."""
+        self._stopping = True
+
+    def reset(self) -> str | None:
+        """Ask for the latched fault to be cleared; returns the reason if that is refused."""
+        if self._latch.estop_pressed:
+            return "the e-stop is pressed: release it first"
+        if self._present is not None:
+            return f"its cause persists: {self._present.reason}"
+        if not self.at_rest:
+            return "the arm is still ramping down"
+        self._clear_requested = True
+        return None
+
+    # Called from the control thread (before it starts: from the one that starts it).
+
+    def observe(self, now_ns: int) -> Fault | None:
+        """Take waiting joint states and judge them; returns what is wrong with the state now."""
+        reader = self.reader
+        fault: Fault | None = None
+        for _ in range(_MOST_MESSAGES_PER_TICK):
+            message = self._take_message()
+            if message is None:
+                break
+            accepted = reader.accepted
+            refused = reader.accept(message, now_ns)
+            if refused is None and reader.accepted > accepted > 0:
+                refused = self._monitor.check_jump(
+                    reader.previous_position, reader.position, max(reader.elapsed_s, self._dt)
+                )
+            fault = fault or refused
+        if fault is not None:
+            return fault
+        if reader.accepted == 0:
+            return Fault(FaultKind.STALE_STATE, "no joint state was received yet")
+        age_ns = now_ns - reader.received_ns
+        self.statistics.state_age_ns.add(age_ns)
+        if age_ns > self._timeout_ns:
+            # Nothing newer by its stamp came: perhaps the driver's clock was set back. The fault
+            # is latched; from here on any stamp will do as the new beginning.
+            reader.stamp_ns = 0
+            return Fault(
+                FaultKind.STALE_STATE,
+                f"newest joint state is {age_ns * 1e-6:.0f} ms old (limit "
+                f"{self._settings.state_timeout_s * 1e3:g} ms): does the driver run?",
+            )
+        return self._monitor.check_measured(reader.position, reader.velocity)
+
+    def begin(self) -> None:
+        """Start from the measured pose, at rest, without a goal. ``observe`` found no fault."""
+        self.command.position[:] = self.reader.position
+        self.command.velocity[:] = 0.0
+        self._goal = self._tracked = self._present = None
+        self._stopping = self._clear_requested = False
+        self._window_misses = self._missed_deadlines()
+        self._window_start_ns = 0
+        self._noise.restart()
+        self.state = LoopState.HOLD
+        self.goal_error_m = math.nan
+
+    def tick(self, now_ns: int) -> bool:
+        """Advance by one control period at steady time ``now_ns``.
+
+        Returns:
+            False once a requested stop is complete; the last command was then sent.
+        """
+        clock = time.perf_counter_ns
+        statistics = self.statistics
+        start = clock()
+        try:
+            self._supervise(now_ns)
+            observed = clock()
+            self._desire()
+            desired = clock()
+        except Exception as error:  # whatever it is, the arm must be ramped down
+            observed = desired = clock()
+            self._latch.set(Fault(FaultKind.INTERNAL, f"{type(error).__name__}: {error}"))
+            self._desired.velocity[:] = 0.0
+        kinds = filter_command(self._limits, self.command, self._desired.velocity, self._dt)
+        if kinds is not Intervention.NONE:
+            for kind in KINDS:
+                if kind & kinds:
+                    statistics.interventions[kind] += 1
+        filtered = clock()
+        try:
+            self._send(self.command)
+        except Exception as error:  # a publisher that fails must not end the thread
+            self._latch.set(Fault(FaultKind.INTERNAL, f"publish: {type(error).__name__}: {error}"))
+        end = clock()
+        self.state = self._state()
+        statistics.ticks += 1
+        cost = statistics.cost_ns
+        cost["observe"].add(observed - start)
+        cost["policy"].add(desired - observed)
+        cost["filter"].add(filtered - desired)
+        cost["publish"].add(end - filtered)
+        cost["total"].add(end - start)
+        return not (self._stopping and self.at_rest)
+
+    def _supervise(self, now_ns: int) -> None:
+        fault = self.observe(now_ns)
+        if fault is None:
+            fault = self._monitor.check_tracking(self.command.position, self.reader.position)
+        if fault is None:
+            fault = self._check_deadlines(now_ns)
+        fault = self._latch.take_estop() or fault
+        self._present = fault
+        if self._clear_requested:
+            self._clear_requested = False
+            if fault is None:
+                self._goal = None
+                self._latch.clear()
+        if fault is not None:
+            self._latch.set(fault)
+
+    def _check_deadlines(self, now_ns: int) -> Fault | None:
+        missed = self._missed_deadlines()
+        if now_ns - self._window_start_ns > self._window_ns:
+            self._window_start_ns, self._window_misses = now_ns, missed
+        late = missed - self._window_misses
+        if late <= self._settings.deadline_miss_limit:
+            return None
+        return Fault(
+            FaultKind.MISSED_DEADLINES,
+            f"{late} deadlines missed within {self._settings.deadline_window_s:g} s (limit "
+            f"{self._settings.deadline_miss_limit}): the computer is too busy",
+        )
+
+    def _desire(self) -> None:
+        """Advance the desired reference by one tick from the last command."""
+        desired, command = self._desired, self.command
+        desired.position[:] = command.position
+        desired.velocity[:] = command.velocity
+        if self._latch.fault is not None:
+            self._goal = None
+        goal = None if self._stopping else self._goal
+        if goal is not self._tracked:
+            self._tracked, self._phase = goal, 0
+            self.goal_error_m = math.nan
+            if goal is not None:
+                self._noise.on_goal()
+        if goal is not None and self._phase == 0:
+            self._sample(goal)
+        if goal is None or self._latch.fault is not None:
+            advance_reference(self._limits, desired, self._zeros, self._dt)
+            return
+        action_to_command(self._policy.action, self._policy_limits, self._action, desired)
+        self._phase = (self._phase + 1) % self._policy.action.ticks_per_action
+
+    def _sample(self, goal: FloatArray) -> None:
+        state = self._robot_state
+        self._kinematics.tool_position(state.joint_position_rad, state.tool_position_m)
+        self.goal_error_m = math.dist(goal, state.tool_position_m)
+        build_observation(self._policy.observation, state, goal, self._observation)
+        self._noise.on_policy_tick()
+        action = self._policy.sample(self._observation, self._noise.value)
+        self.statistics.policy_samples += 1
+        if not np.isfinite(action).all():
+            self._latch.set(
+                Fault(FaultKind.POLICY_OUTPUT, "the policy's action is not finite: export anew")
+            )
+            return
+        self._action[:] = action
+
+    def _state(self) -> LoopState:
+        fault = self._latch.fault
+        if fault is not None:
+            return LoopState.ESTOP if fault.kind is FaultKind.ESTOP else LoopState.FAULT
+        if self._tracked is not None:
+            return LoopState.TRACKING
+        return LoopState.HOLD if self.at_rest else LoopState.RAMPING_DOWN

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults: what stops the arm, and the latch that keeps the first one until somebody resets it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class FaultKind(enum.Enum):
+    """Why the arm was stopped. The value is the text on ``~/status``."""
+
+    ESTOP = "estop"
+    STALE_STATE = "stale_state"
+    INCOMPLETE_STATE = "incomplete_state"
+    NON_FINITE_STATE = "non_finite_state"
+    STATE_JUMP = "state_jump"
+    POSITION_LIMIT = "position_limit"
+    VELOCITY_LIMIT = "velocity_limit"
+    TRACKING_ERROR = "tracking_error"
+    MISSED_DEADLINES = "missed_deadlines"
+    POLICY_OUTPUT = "policy_output"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault, with a reason that says what was seen and what to do."""
+
+    kind: FaultKind
+    reason: str
+
+
+class FaultLatch:
+    """Keeps the first fault; later ones neither replace nor clear it. Holds the e-stop's level.
+
+    ``fault`` is written by the control thread while there is one, else by the executor's; any
+    thread may read. The latch outlives activations: only a reset, never a life-cycle transition,
+    clears a fault.
+    """
+
+    def __init__(self) -> None:
+        self.fault: Fault | None = None
+        self.count = 0
+        self.estop_pressed = False
+        self._estop_pulse = False
+
+    def set(self, fault: Fault) -> None:
+        """Latch ``fault`` unless one is latched already."""
+        if self.fault is None:
+            self.fault = fault
+            self.count += 1
+
+    def clear(self) -> None:
+        """Forget the fault. The caller has made sure that its cause is gone."""
+        self.fault = None
+
+    def set_estop(self, pressed: bool) -> None:
+        """The e-stop was pressed or released."""
+        # The pulse outlives a release that comes before the next tick.
+        self._estop_pulse = self._estop_pulse or pressed
+        self.estop_pressed = pressed
+
+    def take_estop(self) -> Fault | None:
+        """The fault of an e-stop that is pressed, or was since the last call."""
+        stopped = self.estop_pressed or self._estop_pulse
+        self._estop_pulse = False
+        return Fault(FaultKind.ESTOP, "the e-stop was pressed") if stopped else None

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes' parameters, each defined once: type, default, range, unit, meaning.
+
+A node's parameters are the fields of a frozen dataclass. ``declare`` turns them into ROS
+parameters with descriptors, ``read`` turns the node's values into an instance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+T = TypeVar("T")
+_TYPES = {
+    float: Parameter.Type.DOUBLE,
+    int: Parameter.Type.INTEGER,
+    bool: Parameter.Type.BOOL,
+    str: Parameter.Type.STRING,
+}
+_KINDS = {
+    Parameter.Type.DOUBLE: "a double: write it with a decimal point",
+    Parameter.Type.INTEGER: "an integer",
+    Parameter.Type.BOOL: "true or false",
+    Parameter.Type.STRING: "text",
+}
+
+
+class ParameterError(ValueError):
+    """A parameter's value cannot be used; the text starts with its name."""
+
+
+def _parameter(
+    default: Any,
+    description: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    metadata = {"description": description, "unit": unit, "low": low, "high": high}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class PolicyNodeParameters:
+    """Parameters of ``policy_node``; all are read at configure."""
+
+    robot: str = _parameter(
+        "ur5e", "Robot description: the name of one in config/robots, or the path of a YAML file"
+    )
+    policy_path: str = _parameter(
+        "", "Policy file: the name of one in config/policies, or the path of an .onnx file"
+    )
+    autostart: bool = _parameter(
+        False, "Configure and activate without being asked; for simulation, not for hardware"
+    )
+    command_interface: Literal["", "forward_position", "forward_velocity", "joint_trajectory"] = (
+        _parameter("", "What the controller takes; empty: as the robot description says")
+    )
+    joint_states_topic: str = _parameter(
+        "", "Topic of the joint states; empty: as the robot description says"
+    )
+    command_topic: str = _parameter(
+        "", "Topic of the commands; empty: as the robot description says for the interface"
+    )
+    control_rate_hz: float = _parameter(
+        0.0,
+        "Rate of commands; 0: as the robot description says. The policy must have been trained "
+        "for it",
+        unit="Hz",
+        low=0.0,
+        high=2000.0,
+    )
+    noise_scale: float = _parameter(
+        0.0,
+        "Share of random noise in the policy's input; 0: deterministic, 1: the full distribution",
+        low=0.0,
+        high=1.0,
+    )
+    noise_redraw: Literal["tick", "goal", "never"] = _parameter(
+        "goal", "When random noise is drawn anew: each policy period, each goal, or never"
+    )
+    seed: int = _parameter(0, "Seed of the random noise", low=0, high=2**31 - 1)
+    state_timeout_s: float = _parameter(
+        0.05,
+        "Age of the newest joint state that stops the arm, measured on the steady clock. 50 ms is "
+        "25 periods at 500 Hz: far above a driver's jitter, and 6 cm of motion at 1.2 m/s",
+        unit="s",
+        low=0.005,
+        high=1.0,
+    )
+    activation_timeout_s: float = _parameter(
+        3.0, "How long activation waits for a joint state", unit="s", low=0.0, high=60.0
+    )
+    velocity_tolerance: float = _parameter(
+        0.1, "Part by which a measured velocity may exceed its limit", low=0.0, high=1.0
+    )
+    tracking_error_rad: float = _parameter(
+        0.3,
+        "Distance between commanded and measured position that stops the arm",
+        unit="rad",
+        low=0.01,
+        high=3.2,
+    )
+    state_jump_rad: float = _parameter(
+        0.05,
+        "What two successive positions may differ by beyond motion at the velocity limit",
+        unit="rad",
+        low=0.001,
+        high=1.0,
+    )
+    deadline_miss_limit: int = _parameter(
+        50, "Missed deadlines within the window that stop the arm", low=1, high=100000
+    )
+    deadline_window_s: float = _parameter(
+        1.0, "Window in which missed deadlines are counted", unit="s", low=0.1, high=60.0
+    )
+    status_rate_hz: float = _parameter(
+        10.0, "Rate of ~/status, which is also sent on change", unit="Hz", low=1.0, high=100.0
+    )
+
+
+@dataclass(frozen=True)
+class SimNodeParameters:
+    """Parameters of ``sim_node``; all are read at start."""
+
+    robot: str = _parameter(
+        "ur5e", "Robot description: the name of one in config/robots, or the path of a YAML file"
+    )
+    command_interface: Literal["", "forward_position", "forward_velocity", "joint_trajectory"] = (
+        _parameter("", "What the simulated controller takes; empty: as the robot description says")
+    )
+    joint_states_topic: str = _parameter(
+        "", "Topic of the joint states; empty: as the robot description says"
+    )
+    command_topic: str = _parameter(
+        "", "Topic of the commands; empty: as the robot description says for the interface"
+    )
+    publish_rate_hz: float = _parameter(
+        0.0,
+        "Rate of joint states; 0: the robot's control rate",
+        unit="Hz",
+        low=0.0,
+        high=2000.0,
+    )
+    physics_rate_hz: float = _parameter(
+        0.0,
+        "Rate of physics steps, a multiple of the publish rate; 0: the timestep of the MJCF",
+        unit="Hz",
+        low=0.0,
+        high=100000.0,
+    )
+    real_time_factor: float = _parameter(
+        1.0, "Simulated seconds per second of the clock", low=0.01, high=100.0
+    )
+    start_pose: str = _parameter(
+        "home",
+        "Pose at start and after ~/reset: 'home', 'random' (within the robot's start range), or "
+        "joint positions in rad in the robot's order, separated by commas",
+    )
+    seed: int = _parameter(0, "Seed of random starts", low=0, high=2**31 - 1)
+    publish_clock: bool = _parameter(
+        False, "Publish simulated time on /clock, and stamp joint states with it"
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter as ROS knows it."""
+
+    name: str
+    type: Parameter.Type
+    default: Any
+    descriptor: ParameterDescriptor
+    choices: tuple[str, ...]
+
+    def refusal(self, value: Any) -> str | None:
+        """Why ``value``, of the right type, cannot be used; None if it can."""
+        if self.choices and value not in self.choices:
+            return f"{self.name}: must be one of {list(self.choices)}, got '{value}'"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{self.name}: must be finite, got {value}"
+        return None
+
+
+def describe(cls: type) -> list[Row]:
+    """Each parameter of the dataclass ``cls``, in order."""
+    hints = typing.get_type_hints(cls)
+    rows = []
+    for field in dataclasses.fields(cls):
+        hint, meta = hints[field.name], field.metadata
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        kind = _TYPES[str if choices else hint]
+        descriptor = ParameterDescriptor(
+            description=meta["description"] + (f" [{meta['unit']}]" if meta["unit"] else ""),
+            additional_constraints=(
+                "one of: " + ", ".join(f"'{choice}'" for choice in choices) if choices else ""
+            ),
+        )
+        low, high = meta["low"], meta["high"]
+        if low is not None and kind is Parameter.Type.DOUBLE:
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(low), to_value=float(high))
+            ]
+        elif low is not None:
+            descriptor.integer_range = [
+                IntegerRange(from_value=int(low), to_value=int(high), step=1)
+            ]
+        rows.append(Row(field.name, kind, field.default, descriptor, choices))
+    return rows
+
+
+class DeclaredParameters(Generic[T]):
+    """The parameters of dataclass ``cls`` on ``node``.
+
+    A value given at start that has the wrong type or lies out of range does not end the process:
+    the parameter takes its default, and ``read`` refuses with the reason until it is set anew.
+
+    Args:
+        node: declares them.
+        cls: the dataclass of parameters.
+        frozen: why no parameter may be changed now; None while they may.
+    """
+
+    def __init__(
+        self, node: Node, cls: type[T], frozen: Callable[[], str | None] = lambda: None
+    ) -> None:
+        self._node, self._cls, self._frozen = node, cls, frozen
+        self._rows = {row.name: row for row in describe(cls)}
+        self._problems: dict[str, str] = {}
+        for row in self._rows.values():
+            try:
+                node.declare_parameter(row.name, row.default, row.descriptor)
+                continue
+            except InvalidParameterTypeException:
+                self._problems[row.name] = f"{row.name}: expected {_KINDS[row.type]}"
+            except InvalidParameterValueException as error:
+                self._problems[row.name] = f"{row.name}: {error}"
+            node.declare_parameter(row.name, row.default, row.descriptor, ignore_override=True)
+        node.add_on_set_parameters_callback(self._judge)
+        node.add_post_set_parameters_callback(self._forget_problems)
+
+    def read(self) -> T:
+        """The values now.
+
+        Raises:
+            ParameterError: names the parameter that cannot be used, and why.
+        """
+        for problem in self._problems.values():
+            raise ParameterError(problem)
+        values = {}
+        for name, row in self._rows.items():
+            value = self._node.get_parameter(name).value
+            problem = row.refusal(value)
+            if problem is not None:
+                raise ParameterError(problem)
+            values[name] = value
+        return self._cls(**values)
+
+    def unknown(self) -> list[str]:
+        """What was given at start for names that the node does not have, each with a hint."""
+        # rclpy keeps these to itself, and silently: a misspelt name would go unnoticed.
+        given = getattr(self._node, "_parameter_overrides", {})
+        texts = []
+        for name in given:
+            if self._node.has_parameter(name) or name.startswith("qos_overrides."):
+                continue
+            close = difflib.get_close_matches(name, self._rows, n=1)
+            texts.append(f"{name}: unknown" + (f"; did you mean '{close[0]}'?" if close else ""))
+        return texts
+
+    def _judge(self, parameters: list[Parameter]) -> SetParametersResult:
+        for parameter in parameters:
+            row = self._rows.get(parameter.name)
+            if row is None:
+                continue
+            problem = self._frozen() or row.refusal(parameter.value)
+            if problem is not None:
+                return SetParametersResult(successful=False, reason=problem)
+        return SetParametersResult(successful=True)
+
+    def _forget_problems(self, parameters: list[Parameter]) -> None:
+        for parameter in parameters:
+            self._problems.pop(parameter.name, None)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A thread that ticks on absolute deadlines, and what it measures about itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Ring:
+    """The last ``size`` values, preallocated. One thread writes; any thread may read."""
+
+    def __init__(self, size: int = 4096) -> None:
+        self._values = np.zeros(size, np.int64)
+        self._size = size
+        self._count = 0
+
+    def add(self, value: int) -> None:
+        """Keep ``value``, dropping the oldest when full."""
+        self._values[self._count % self._size] = value
+        self._count += 1
+
+    def clear(self) -> None:
+        """Forget every value."""
+        self._count = 0
+
+    def percentiles(self, *q: float) -> NDArray[np.float64]:
+        """Percentiles ``q`` (0 to 100) of the kept values; NaN where there are none."""
+        kept = self._values[: min(self._count, self._size)]
+        return np.percentile(kept, q) if len(kept) else np.full(len(q), np.nan)
+
+
+class PeriodicThread:
+    """Calls ``tick(now_ns)`` at absolute deadlines on the steady clock until told to stop.
+
+    A deadline is missed when a tick ends after the next one was due. Missed ones are skipped and
+    counted, so that one long stall is not followed by a burst of ticks with old data.
+
+    Args:
+        name: of the thread.
+        period_s: between deadlines.
+        tick: takes the steady time of its start, ns; returns False to end the thread. It must
+            not raise.
+
+    Attributes:
+        ticks, misses: counts of ticks done and of deadlines missed.
+        period_error_ns: ``|interval between two starts - period|`` of the last ticks.
+    """
+
+    def __init__(self, name: str, period_s: float, tick: Callable[[int], bool]) -> None:
+        self.period_ns = round(period_s * 1e9)
+        self.ticks = 0
+        self.misses = 0
+        self.period_error_ns = Ring()
+        self._tick = tick
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._stop = False
+        self._started_ns = self._rate_ns = 0
+        self._rate_ticks = 0
+
+    def start(self) -> None:
+        """Start ticking, one period from now."""
+        self._started_ns = self._rate_ns = time.monotonic_ns()
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread after the tick under way; False if it has not ended in time."""
+        self._stop = True
+        return self.join(timeout_s)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread to end by itself; False if it has not ended in time."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def rate_hz(self) -> float:
+        """Ticks per second since the last call of this method (by one thread)."""
+        now, ticks = time.monotonic_ns(), self.ticks
+        elapsed, done = now - self._rate_ns, ticks - self._rate_ticks
+        self._rate_ns, self._rate_ticks = now, ticks
+        return done / (elapsed * 1e-9) if elapsed else 0.0
+
+    def _run(self) -> None:
+        period = self.period_ns
+        clock = time.monotonic_ns
+        deadline = clock() + period
+        previous = 0
+        while not self._stop:
+            wait = deadline - clock()
+            if wait > 0:
+                time.sleep(wait * 1e-9)
+            now = clock()
+            if previous:
+                self.period_error_ns.add(abs(now - previous - period))
+            previous = now
+            if not self._tick(now):
+                return
+            self.ticks += 1
+            deadline += period
+            late = clock() - deadline
+            if late > 0:
+                skipped = late // period + 1
+                self.misses += skipped
+                deadline += skipped * period

@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: Apache-2.0
+"""policy_node: drives an arm with a policy file.
+
+    ros2 run smfp_control policy_node --ros-args -p robot:=ur5e -p policy_path:=ur5e_reach
+
+A life-cycle node. Configure reads and verifies everything, activate starts commanding from the
+measured pose, deactivate ramps to rest. In: joint states, ``~/goal``, ``~/reset``, ``~/estop``.
+Out: the controller's command topic, ``~/status``, ``/diagnostics``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import JointState
+from std_srvs.srv import SetBool, Trigger
+
+from smfp_control.commands import create_command_publisher
+from smfp_control.control_loop import ControlLoop, LoopSettings, LoopState
+from smfp_control.faults import Fault, FaultKind, FaultLatch
+from smfp_control.noise import NoiseSource
+from smfp_control.parameters import DeclaredParameters, ParameterError, PolicyNodeParameters
+from smfp_control.periodic import PeriodicThread
+from smfp_control.polling import create_polled_subscription
+from smfp_control.process import RunnableNode, freeze_garbage, run_node
+from smfp_control.safety import StateMonitor
+from smfp_control.status import STATUS_QOS, StatusSnapshot, loop_diagnostics
+from smfp_core.policy_file import PolicyFile, PolicyFileError
+from smfp_core.resources import share_path
+from smfp_core.robot import RobotConfig, load_robot
+from smfp_core.strict import ConfigError
+from smfp_sim.arm import ArmModel, Kinematics
+
+_SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+# Every message of a burst is taken; the newest counts.
+_STATE_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT
+)
+_AUTOSTART_PERIOD_S = 0.2
+_AUTOSTART_WAIT_S = 0.1
+
+
+def find_policy(name_or_path: str) -> Path:
+    """Path of a policy file given by name (in config/policies) or by path.
+
+    Raises:
+        ParameterError: there is none.
+    """
+    if not name_or_path:
+        raise ParameterError("policy_path: not set; give a name in config/policies or a path")
+    if name_or_path.endswith(".onnx"):
+        return Path(name_or_path)
+    try:
+        return share_path(f"config/policies/{name_or_path}.onnx")
+    except FileNotFoundError as error:
+        raise ParameterError(
+            f"policy_path: '{name_or_path}' is no shipped policy, and no path of an .onnx file "
+            f"({error})"
+        ) from error
+
+
+@dataclasses.dataclass
+class _Configured:
+    """What a configured node holds; gone after cleanup."""
+
+    parameters: PolicyNodeParameters
+    robot: RobotConfig
+    policy: PolicyFile
+    loop: ControlLoop
+    release: Callable[[], None]
+
+
+class PolicyNode(LifecycleNode, RunnableNode):
+    """The node. Its callbacks run in the executor's thread; commands come from a control thread.
+
+    The control thread exists from activate to deactivate. It reads joint states and publishes
+    commands itself, so that nothing the executor does can delay it.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__("policy_node")
+        self._stop = stop
+        self._latch = FaultLatch()
+        self._configured: _Configured | None = None
+        self._thread: PeriodicThread | None = None
+        self._lifecycle = "unconfigured"
+        self._refusal = ""
+        self._sent: StatusSnapshot | None = None
+        self._logged_fault: Fault | None = None
+        self._loop_state: LoopState | None = None
+        self._status = self.create_publisher(DiagnosticStatus, "~/status", STATUS_QOS)
+        self._declared = DeclaredParameters(self, PolicyNodeParameters, self._frozen)
+        self._changed = self.create_guard_condition(self._report)
+        if self.get_parameter("autostart").value:
+            self._autostart = self.create_timer(_AUTOSTART_PERIOD_S, self._start_by_itself)
+
+    # Life cycle.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read and verify parameters, robot and policy; nothing moves yet."""
+        for problem in self._declared.unknown():
+            self.get_logger().warning(f"parameter {problem}")
+        try:
+            self._configured = self._configure()
+        except (ParameterError, ConfigError, PolicyFileError) as error:
+            return self._refuse("configure", str(error))
+        except Exception as error:  # rclpy would swallow it without a word
+            return self._refuse("configure", f"{type(error).__name__}: {error}")
+        freeze_garbage()
+        self._refusal = ""
+        self.get_logger().info(
+            f"configured: {self._configured.robot.name} with {self._configured.policy.path}"
+        )
+        self._report("inactive")
+        return _SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Wait for a good joint state, then hold the measured pose and take goals."""
+        assert self._configured is not None
+        return self._activate(self._configured.parameters.activation_timeout_s)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Ramp to rest and stop commanding."""
+        self._halt()
+        self._report("inactive")
+        return _SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release what configure made."""
+        self._release()
+        self._report("unconfigured")
+        return _SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Ramp to rest and release everything, from whatever state."""
+        self._halt()
+        self._release()
+        self._report("finalized")
+        return _SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Ramp to rest and release everything; the node can be configured again."""
+        self._halt()
+        self._release()
+        self._report("unconfigured")
+        return _SUCCESS
+
+    def close(self) -> None:
+        """Ramp to rest and release everything; called once, before the process ends."""
+        self._halt()
+        self._release()
+
+    def _refuse(self, transition: str, reason: str) -> TransitionCallbackReturn:
+        self._refusal = f"{transition} refused: {reason}"
+        self.get_logger().error(self._refusal)
+        self._report("unconfigured" if transition == "configure" else "inactive")
+        return _FAILURE
+
+    def _configure(self) -> _Configured:
+        parameters = self._declared.read()
+        robot = load_robot(parameters.robot)
+        if parameters.control_rate_hz:
+            robot = dataclasses.replace(robot, control_rate_hz=parameters.control_rate_hz)
+        kinematics = Kinematics(ArmModel(robot))
+        policy = PolicyFile.load(find_policy(parameters.policy_path), robot)
+        interface = parameters.command_interface or robot.command_interface
+        states, take = create_polled_subscription(
+            self, JointState, parameters.joint_states_topic or robot.topics.joint_states, _STATE_QOS
+        )
+        commands, send = create_command_publisher(
+            self, robot, interface, parameters.command_topic or getattr(robot.topics, interface)
+        )
+        loop = ControlLoop(
+            robot,
+            policy,
+            kinematics,
+            LoopSettings(
+                parameters.state_timeout_s,
+                parameters.deadline_miss_limit,
+                parameters.deadline_window_s,
+            ),
+            StateMonitor(
+                robot,
+                parameters.velocity_tolerance,
+                parameters.tracking_error_rad,
+                parameters.state_jump_rad,
+            ),
+            NoiseSource(
+                policy.deterministic_noise,
+                parameters.noise_scale,
+                parameters.seed,
+                parameters.noise_redraw,
+            ),
+            self._latch,
+            take,
+            send,
+            lambda: self._thread.misses if self._thread else 0,
+        )
+        diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        goals = self.create_subscription(PoseStamped, "~/goal", self._on_goal, 10)
+        services = (
+            self.create_service(Trigger, "~/reset", self._on_reset),
+            self.create_service(SetBool, "~/estop", self._on_estop),
+        )
+        timers = (
+            self.create_timer(1.0 / parameters.status_rate_hz, self._on_status_timer),
+            self.create_timer(1.0, lambda: self._publish_diagnostics(diagnostics)),
+        )
+
+        def release() -> None:
+            for timer in timers:
+                self.destroy_timer(timer)
+            for service in services:
+                self.destroy_service(service)
+            for subscription in (goals, states):
+                self.destroy_subscription(subscription)
+            for publisher in (commands, diagnostics):
+                self.destroy_publisher(publisher)
+
+        return _Configured(parameters, robot, policy, loop, release)
+
+    def _activate(self, timeout_s: float) -> TransitionCallbackReturn:
+        assert self._configured is not None
+        if self._latch.fault is not None:
+            return self._refuse(
+                "activate", f"fault '{self._latch.fault.kind.value}' is latched: call ~/reset first"
+            )
+        loop = self._configured.loop
+        fault = self._await_state(loop, timeout_s)
+        if fault is not None:
+            return self._refuse("activate", f"{fault.kind.value}: {fault.reason}")
+        loop.begin()
+        self._thread = PeriodicThread(
+            "control", 1.0 / self._configured.robot.control_rate_hz, self._tick
+        )
+        self._thread.start()
+        self._refusal = ""
+        self.get_logger().info("active: holding the measured pose, waiting for ~/goal")
+        self._report("active")
+        return _SUCCESS
+
+    def _await_state(self, loop: ControlLoop, timeout_s: float) -> Fault | None:
+        # This blocks the executor, but states do not come through it. What waits in the queue may
+        # be older than it seems: only what comes from now on counts.
+        deadline = time.monotonic() + timeout_s
+        loop.observe(time.monotonic_ns())
+        loop.reader.clear()
+        while True:
+            fault = loop.observe(time.monotonic_ns())
+            if fault is None or fault.kind is not FaultKind.STALE_STATE:
+                return fault
+            if self._stop.is_set() or time.monotonic() >= deadline:
+                return fault
+            time.sleep(0.002)
+
+    def _tick(self, now_ns: int) -> bool:
+        assert self._configured is not None
+        loop = self._configured.loop
+        moving = loop.tick(now_ns)
+        if loop.state is not self._loop_state:
+            self._loop_state = loop.state
+            self._changed.trigger()
+        return moving
+
+    def _halt(self) -> None:
+        """Ramp to rest and end the control thread, if there is one."""
+        if self._thread is None or self._configured is None:
+            return
+        loop, thread = self._configured.loop, self._thread
+        loop.request_stop()
+        limits = self._configured.robot.limits
+        ramp_s = float(np.max(limits.velocity / limits.acceleration))
+        if not thread.join(ramp_s + 1.0) and not thread.stop(1.0):
+            self.get_logger().fatal("the control thread does not end")
+        self._thread = None
+
+    def _release(self) -> None:
+        if self._configured is not None:
+            self._configured.release()
+            self._configured = None
+
+    def _start_by_itself(self) -> None:
+        if self._configured is None:
+            self.trigger_configure()
+        if self._configured is None:
+            self.exit_status = 1
+            return
+        # Waiting for the driver is no failure, so the transition is asked for when it can succeed.
+        fault = self._await_state(self._configured.loop, _AUTOSTART_WAIT_S)
+        if fault is not None:
+            self._refusal = f"waiting to activate: {fault.reason}"
+            self.get_logger().warning(self._refusal, throttle_duration_sec=5.0)
+            self._report()
+            return
+        self.destroy_timer(self._autostart)
+        self.trigger_activate()
+
+    def _frozen(self) -> str | None:
+        if self._configured is None:
+            return None
+        return "parameters are read at configure: deactivate and clean up first"
+
+    # Requests.
+
+    def _on_goal(self, message: PoseStamped) -> None:
+        assert self._configured is not None
+        loop, base_frame = self._configured.loop, self._configured.robot.base_frame
+        point = message.pose.position
+        goal = np.array([point.x, point.y, point.z])
+        if self._thread is None:
+            refusal: str | None = "the node is not active"
+        elif message.header.frame_id != base_frame:
+            loop.drop_goal()
+            refusal = (
+                f"header.frame_id is '{message.header.frame_id}', goals must be given in "
+                f"'{base_frame}'"
+            )
+        else:
+            refusal = loop.set_goal(goal)
+        self._refusal = f"goal refused: {refusal}" if refusal else ""
+        if refusal:
+            self.get_logger().warning(self._refusal)
+        self._report()
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        assert self._configured is not None
+        if self._thread is not None:
+            refusal = self._configured.loop.reset()
+        elif self._latch.estop_pressed:
+            refusal = "the e-stop is pressed: release it first"
+        else:
+            refusal = None
+            self._latch.clear()
+        response.success = refusal is None
+        response.message = f"refused: {refusal}" if refusal else ""
+        self.get_logger().info(f"reset {response.message}".strip())
+        self._report()
+        return response
+
+    def _on_estop(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._latch.set_estop(request.data)
+        if self._thread is None:
+            fault = self._latch.take_estop()
+            if fault is not None:
+                self._latch.set(fault)
+        response.success = True
+        response.message = "stopping" if request.data else "released: call ~/reset to go on"
+        self._report()
+        return response
+
+    # Reports.
+
+    def _snapshot(self) -> StatusSnapshot:
+        loop = self._configured.loop if self._configured is not None else None
+        running = loop is not None and self._thread is not None
+        goal = loop.goal if loop is not None and running else None
+        return StatusSnapshot(
+            lifecycle=self._lifecycle,
+            state=loop.state if loop is not None and running else None,
+            fault=self._latch.fault,
+            goal=None if goal is None else tuple(map(float, goal)),
+            goal_error_m=loop.goal_error_m if loop is not None and running else math.nan,
+            refusal=self._refusal,
+        )
+
+    def _report(self, lifecycle: str | None = None) -> None:
+        """Send the status if it changed in more than numbers; log a new fault."""
+        self._lifecycle = lifecycle or self._lifecycle
+        snapshot = self._snapshot()
+        if not snapshot.same_but_for_numbers(self._sent):
+            self._publish_status(snapshot)
+        if snapshot.fault is not self._logged_fault:
+            self._logged_fault = snapshot.fault
+            if snapshot.fault is not None:
+                self.get_logger().error(
+                    f"fault {snapshot.fault.kind.value}: {snapshot.fault.reason}. The arm holds; "
+                    "call ~/reset once the cause is gone"
+                )
+
+    def _publish_status(self, snapshot: StatusSnapshot) -> None:
+        self._sent = snapshot
+        self._status.publish(snapshot.message(self.get_fully_qualified_name(), self._hardware_id))
+
+    def _on_status_timer(self) -> None:
+        self._report()
+        self._publish_status(self._snapshot())
+
+    @property
+    def _hardware_id(self) -> str:
+        return self._configured.robot.name if self._configured is not None else ""
+
+    def _publish_diagnostics(self, publisher: Publisher) -> None:
+        assert self._configured is not None
+        status = self._snapshot().message(self.get_fully_qualified_name(), self._hardware_id)
+        status.values = [
+            *status.values,
+            *loop_diagnostics(
+                self._configured.loop,
+                self._thread,
+                self._configured.policy.path.name,
+                self._configured.policy.sha256,
+            ),
+        ]
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self.get_clock().now().to_msg()
+        publisher.publish(message)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to stop."""
+    return run_node(PolicyNode, sys.argv[1:] if args is None else args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

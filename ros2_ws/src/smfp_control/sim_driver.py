@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated arm with a driver's manners, ROS-free: keeps the last command, ignores bad ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from smfp_core.robot import RobotConfig
+from smfp_core.specs import FloatArray
+from smfp_core.strict import ConfigError
+from smfp_sim.arm import ArmModel, SimulatedArm
+
+# Simulated time that one call makes up for at most: after a long stall of the computer the robot
+# is a little behind the clock rather than stuck in computing.
+_MOST_CATCH_UP_S = 0.1
+
+
+class SimulatedDriver:
+    """Steps a ``SimulatedArm`` and takes commands as ros2_control's controllers do.
+
+    Args:
+        robot: which arm.
+        period_s: length of one ``advance``; a whole number of physics steps, times any
+            ``real_time_factor``.
+        physics_rate_hz: of the physics steps; 0 for the MJCF's own timestep.
+        start_pose: ``home``, ``random``, or joint positions separated by commas.
+        seed: of random poses.
+        real_time_factor: simulated seconds in a period, over the period.
+
+    Raises:
+        ConfigError: names what does not fit.
+    """
+
+    def __init__(
+        self,
+        robot: RobotConfig,
+        period_s: float,
+        physics_rate_hz: float = 0.0,
+        start_pose: str = "home",
+        seed: int = 0,
+        real_time_factor: float = 1.0,
+    ) -> None:
+        model = ArmModel(robot)
+        if physics_rate_hz:
+            model.model.opt.timestep = 1.0 / physics_rate_hz
+        ratio = period_s / model.timestep_s
+        if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
+            raise ConfigError(
+                f"physics_rate_hz: {1.0 / model.timestep_s:g} is not a whole multiple of the "
+                f"publish rate {1.0 / period_s:g}"
+            )
+        self.robot = robot
+        self.arm = SimulatedArm(model)
+        self._period_s = period_s
+        self._factor = real_time_factor
+        self._start_pose = start_pose
+        self._rng = np.random.default_rng(seed)
+        self._debt_s = 0.0
+        self._from = self._to = np.zeros(len(robot.joints))
+        self._segment_s = self._left_s = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        """Stand still at the start pose; a random one is drawn anew."""
+        self.arm.reset(self._pose())
+        self._debt_s = self._left_s = 0.0
+
+    def _pose(self) -> FloatArray:
+        if self._start_pose == "home":
+            return self.robot.home_rad
+        if self._start_pose == "random":
+            low, high = np.array([joint.start_rad for joint in self.robot.joints]).T
+            return self._rng.uniform(low, high)
+        try:
+            pose = np.array([float(text) for text in self._start_pose.split(",")])
+        except ValueError:
+            pose = np.zeros(0)
+        if len(pose) != len(self.robot.joints) or not np.isfinite(pose).all():
+            raise ConfigError(
+                f"start_pose: expected 'home', 'random' or {len(self.robot.joints)} numbers "
+                f"separated by commas, got '{self._start_pose}'"
+            )
+        return pose
+
+    def take_position(self, values: Sequence[float]) -> str | None:
+        """Joint positions [n], rad, held until the next command; returns why they are ignored."""
+        problem = self._problem(values)
+        if problem is None:
+            self._left_s = 0.0
+            self.arm.command_position(np.asarray(values))
+        return problem
+
+    def take_velocity(self, values: Sequence[float]) -> str | None:
+        """Joint velocities [n], rad/s, held until the next command."""
+        problem = self._problem(values)
+        if problem is None:
+            self.arm.command_velocity(np.asarray(values))
+        return problem
+
+    def take_trajectory(
+        self, names: Sequence[str], positions: Sequence[float], duration_s: float
+    ) -> str | None:
+        """Joint positions to be reached, in a straight line, in ``duration_s``."""
+        if sorted(names) != sorted(self.robot.joint_names):
+            return f"joint_names {list(names)} are not the robot's"
+        problem = self._problem(positions)
+        if problem is None:
+            order = [list(names).index(joint) for joint in self.robot.joint_names]
+            self._from = self.arm.reference_position
+            self._to = np.asarray(positions)[order]
+            self._segment_s = self._left_s = max(duration_s, self.arm.arm.timestep_s)
+        return problem
+
+    def _problem(self, values: Sequence[float]) -> str | None:
+        n = len(self.robot.joints)
+        if len(values) != n:
+            return f"{len(values)} values for {n} joints"
+        return None if np.isfinite(values).all() else "values are not finite"
+
+    def advance(self, periods: int = 1) -> None:
+        """Let ``periods`` periods of the clock pass."""
+        timestep_s = self.arm.arm.timestep_s
+        self._debt_s += min(periods * self._period_s, _MOST_CATCH_UP_S) * self._factor
+        while self._debt_s > timestep_s / 2:
+            if self._left_s > 0.0:
+                self._left_s = max(self._left_s - timestep_s, 0.0)
+                share = 1.0 - self._left_s / self._segment_s
+                self.arm.command_position(self._from + share * (self._to - self._from))
+            self.arm.step()
+            self._debt_s -= timestep_s
