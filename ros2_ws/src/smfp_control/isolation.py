@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Child processes and a DDS domain that leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+
+_PR_SET_PDEATHSIG = 1
+# DDS-RTPS: the first port of domain d is 7400 + 250 d. Above 101 they reach the ephemeral range.
+_FIRST_PORT, _PORTS_PER_DOMAIN, _LAST_DOMAIN = 7400, 250, 101
+
+
+def free_domain_id() -> int:
+    """A ROS domain in which nobody on this computer takes part.
+
+    Raises:
+        RuntimeError: every domain is in use.
+    """
+    # In random order: two that look at the same time shall not find the same one.
+    for domain in random.sample(range(1, _LAST_DOMAIN + 1), _LAST_DOMAIN):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", _FIRST_PORT + _PORTS_PER_DOMAIN * domain))
+            except OSError:
+                continue
+            return domain
+    raise RuntimeError("every ROS domain on this computer is in use")
+
+
+def local_environment() -> dict[str, str]:
+    """Environment variables that keep ROS traffic on this computer and off shared memory.
+
+    A ``ROS_DOMAIN_ID`` that is set already stays. Fast DDS keeps segments in /dev/shm that a
+    killed process leaves behind; over the loopback interface it is as fast for small messages.
+    """
+    return {
+        "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID") or str(free_domain_id()),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+class Child:
+    """A Python module run as a process that does not outlive this one.
+
+    Its output goes to a file of its own, to be shown when something went wrong.
+
+    Args:
+        module: as for ``python -m``.
+        arguments: of its command line.
+        environment: variables added to this process's.
+    """
+
+    def __init__(
+        self, module: str, arguments: Sequence[str] = (), environment: Mapping[str, str] = {}
+    ) -> None:
+        self.module = module
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 closed in stop()
+        libc = ctypes.CDLL(None)
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(1)
+
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent,
+        )
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return os.pread(self._output.fileno(), 1 << 20, 0).decode(errors="replace")
+
+    def signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Its exit status, None if it still runs after ``timeout_s``."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        """End it, by force if it is still running, and forget its output."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._output.close()
+
+
+def stop_children(children: Sequence[Child], patience_s: float = 1.5) -> None:
+    """Ask all to end, give them ``patience_s`` together, then kill those that are left."""
+    for child in children:
+        child.signal(signal.SIGTERM)
+    deadline = time.monotonic() + patience_s
+    for child in children:
+        child.wait(max(deadline - time.monotonic(), 0.0))
+        child.close()
