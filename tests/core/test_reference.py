@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smfp_core.reference import (
+    Reference,
+    ReferenceLimits,
+    action_to_command,
+    admissible_velocity,
+    advance_reference,
+)
+from smfp_core.robot import load_robot
+from smfp_core.specs import ActionSpec
+from smfp_core.strict import ConfigError
+
+DT = 0.002
+LIMITS = ReferenceLimits(*(np.array([x]) for x in (-1.0, 1.0, 2.0, 5.0)))
+
+
+def test_constant_action_integrates_to_its_velocity():
+    spec = load_robot("ur5e").action_spec()
+    limits, reference = ReferenceLimits.of(spec), Reference.at_rest(np.zeros(6))
+    action = np.full(6, 0.5)
+    for _ in range(500):
+        action_to_command(spec, limits, action, reference)
+    np.testing.assert_allclose(reference.velocity, 0.5 * limits.velocity)
+    ramp_s = 0.5 * limits.velocity / limits.acceleration
+    # Stepwise ramp: within one tick's way of the continuous one.
+    expected = 0.5 * limits.velocity * (500 * DT - ramp_s / 2)
+    np.testing.assert_allclose(reference.position, expected, atol=2e-3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    start=st.floats(-1.0, 1.0),
+    wishes=st.lists(
+        st.one_of(st.floats(-1e30, 1e30), st.just(np.inf), st.just(-np.inf)), max_size=400
+    ),
+    hold=st.integers(1, 60),
+)
+def test_reference_never_leaves_its_limits(start: float, wishes: list[float], hold: int):
+    reference = Reference.at_rest([start])
+    for wish in wishes:
+        for _ in range(hold):
+            before = reference.velocity.copy()
+            advance_reference(LIMITS, reference, np.array([wish]), DT)
+            assert -1.0 - 1e-12 <= reference.position[0] <= 1.0 + 1e-12
+            assert abs(reference.velocity[0]) <= 2.0
+            assert abs(reference.velocity[0] - before[0]) <= 5.0 * DT + 1e-12
+
+
+def test_reference_reaches_its_limit_and_rests_there():
+    reference = Reference.at_rest([0.0])
+    for _ in range(3000):
+        advance_reference(LIMITS, reference, np.array([2.0]), DT)
+    assert reference.position[0] == pytest.approx(1.0, abs=1e-3)
+    assert abs(reference.velocity[0]) < 1e-2
+
+
+def test_reference_beyond_a_limit_brakes_within_its_acceleration_and_may_return():
+    reference = Reference(np.array([1.2]), np.array([1.0]))
+    low, high = admissible_velocity(LIMITS, reference, DT)
+    assert low == high == pytest.approx(1.0 - 5.0 * DT)
+    for _ in range(2000):
+        advance_reference(LIMITS, reference, np.array([-1.0]), DT)
+    assert -1.0 <= reference.position[0] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"scale_rad_s": (1.0,) * 5}, "scale_rad_s"),
+        ({"scale_rad_s": (0.0,) * 6}, "scale_rad_s"),
+        ({"position_min_rad": (9.0,) * 6}, "position_min_rad"),
+        ({"policy_period_s": 0.0031}, "policy_period_s"),
+        ({"joint_names": ("a",) * 6}, "joint_names"),
+        ({"kind": "torque"}, "kind"),
+    ],
+)
+def test_action_spec_names_what_is_wrong(change: dict[str, object], field: str):
+    spec = load_robot("ur5e").action_spec()
+    with pytest.raises(ConfigError, match=field):
+        ActionSpec(**(vars(spec) | change))
