@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build description, read by pip and by colcon (`ament_python`).
 
-Two of the three import names live in folders of another name, so the map below is explicit. All that
-is not Python (launch files, configuration, robot models) is installed under `share/smfp_control/` in
-the same layout as here.
+Two of the three import names live in folders of another name, so the map below is explicit. All
+that is not Python (launch files, configuration, robot models) is installed under
+`share/smfp_control/`, in the same layout as here.
 """
 
 import os
