@@ -45,9 +45,7 @@ def policy_path(
     small_config: TrainConfig, reach_agent: SmfpAgent, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     path = tmp_path_factory.mktemp("policy") / "policy.onnx"
-    contract = make_env(
-        small_config.env_id, small_config.env_kwargs
-    ).unwrapped.policy_contract()
+    contract = make_env(small_config.env_id, small_config.env_kwargs).unwrapped.policy_contract()
     rng = np.random.default_rng(0)
     observations = rng.standard_normal((4, contract[0].size)).astype(np.float32)
     golden = golden_vectors(reach_agent, observations, seed=0)

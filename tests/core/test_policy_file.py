@@ -137,9 +137,7 @@ def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("robot.name", 7, "robot.name"),
     ],
 )
-def test_wrong_value_is_named(
-    policy_path: Path, tmp_path: Path, path: str, value: Any, field: str
-):
+def test_wrong_value_is_named(policy_path: Path, tmp_path: Path, path: str, value: Any, field: str):
     broken = rewritten(policy_path, tmp_path / "p.onnx", put(path, value))
     with pytest.raises(PolicyFileError) as error:
         PolicyFile.load(broken)
@@ -178,7 +176,9 @@ def test_policy_of_another_robot_is_refused(
 
 def test_joint_order_of_another_robot_is_refused(policy_path: Path, tmp_path: Path):
     robot = load_robot("ur5e")
-    swapped = dataclasses.replace(robot, joints=(robot.joints[1], robot.joints[0], *robot.joints[2:]))
+    swapped = dataclasses.replace(
+        robot, joints=(robot.joints[1], robot.joints[0], *robot.joints[2:])
+    )
     with pytest.raises(PolicyFileError) as error:
         PolicyFile.load(policy_path, swapped)
     assert error.value.field == "action.joint_names"

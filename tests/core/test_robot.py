@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from smfp_core.resources import share_path
+from smfp_core.robot import RobotConfigError, load_robot, mjcf_sha256
+
+SHIPPED = share_path("config/robots/ur5e.yaml")
+
+
+def changed(tmp_path: Path, change: dict[str, Any]) -> Path:
+    """The shipped YAML with dotted fields replaced (or removed, by None), and a stand-in MJCF."""
+    data = yaml.safe_load(SHIPPED.read_text())
+    data["mjcf"] = "arm.xml"
+    (tmp_path / "arm.xml").write_text("<mujoco/>")
+    for dotted, value in change.items():
+        *parents, last = dotted.split(".")
+        node = data
+        for key in parents:
+            node = node[int(key)] if isinstance(node, list) else node[key]
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+    path = tmp_path / "robot.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def test_shipped_robot_loads_by_name_and_by_path():
+    robot = load_robot("ur5e")
+    assert robot == load_robot(SHIPPED)
+    assert robot.mjcf.is_file()
+    assert len(robot.joint_names) == 6
+    np.testing.assert_allclose(robot.limits.position_max[2], np.pi - robot.position_margin_rad)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"joints.0.velocity_rad_s": None}, r"joints\[0\].velocity_rad_s: missing"),
+        ({"joints.1.velocity_rad_s": -1.0}, r"joints\[1\]: velocity_rad_s: must be positive"),
+        ({"joints.2.position_rad": [1.0, -1.0]}, r"joints\[2\]: position_rad"),
+        ({"joints.2.home_rad": 9.0}, r"joints\[2\]: home_rad"),
+        ({"joints.3.start_rad": [-9.0, 0.0]}, r"joints\[3\]: start_rad"),
+        ({"joints.1.name": "shoulder_pan_joint"}, "joints: must be non-empty, with unique names"),
+        ({"command_interface": "torque"}, "command_interface: must be one of"),
+        ({"control_rate_hz": 0}, "control_rate_hz: must be positive"),
+        ({"policy.velocity_rad_s": 9.0}, "policy.velocity_rad_s: exceeds"),
+        ({"goals.radius_m": [1.0, 0.5]}, "goals: radius_m"),
+        ({"position_margin_rad": 4.0}, "position_margin_rad: must lie in"),
+        ({"schema": 3}, "schema: 3 is unknown"),
+        ({"speed": 1}, "speed: unknown key"),
+        ({"mjcf": "none.xml"}, "mjcf: no such file"),
+    ],
+)
+def test_wrong_field_is_named(tmp_path: Path, change: dict[str, Any], text: str):
+    with pytest.raises(RobotConfigError, match=text) as error:
+        load_robot(changed(tmp_path, change))
+    assert "robot.yaml" in str(error.value)
+
+
+def test_missing_or_malformed_file_is_named(tmp_path: Path):
+    with pytest.raises(RobotConfigError, match=r"nowhere\.yaml: cannot be read"):
+        load_robot(tmp_path / "nowhere.yaml")
+    with pytest.raises(RobotConfigError, match="robot 'ur99': not a shipped robot"):
+        load_robot("ur99")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(RobotConfigError, match="not valid YAML"):
+        load_robot(tmp_path / "bad.yaml")
+
+
+def test_model_digest_covers_included_files(tmp_path: Path):
+    (tmp_path / "part.xml").write_text("<mujocoinclude/>")
+    (tmp_path / "arm.xml").write_text('<mujoco><include file="part.xml"/></mujoco>')
+    before = mjcf_sha256(tmp_path / "arm.xml")
+    (tmp_path / "part.xml").write_text("<mujocoinclude> </mujocoinclude>")
+    assert mjcf_sha256(tmp_path / "arm.xml") != before
+
+
+def test_goals_are_drawn_where_they_are_accepted():
+    shell = load_robot("ur5e").goals
+    rng = np.random.default_rng(0)
+    goals = np.array([shell.sample(rng) for _ in range(500)])
+    assert all(shell.refusal(goal) is None for goal in goals)
+    radius = np.linalg.norm(goals - shell.center_m, axis=1)
+    assert radius.min() >= shell.radius_m[0]
+    assert radius.max() <= shell.radius_m[1]
+    # Uniform in volume: in front and at both sides.
+    assert (goals[:, 1] > 0.2).mean() > 0.2
+    assert (goals[:, 1] < -0.2).mean() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("goal", "text"),
+    [
+        ([2.0, 0.0, 0.3], "distance from the shoulder"),
+        ([0.5, 0.0, -0.2], "height"),
+        ([-0.6, 0.01, 0.3], "azimuth"),
+        ([0.1, 0.0, 0.6], "base axis"),
+        ([np.nan, 0.0, 0.3], "not finite"),
+    ],
+)
+def test_goal_out_of_reach_is_refused_with_the_reason(goal: list[float], text: str):
+    assert text in (load_robot("ur5e").goals.refusal(np.array(goal)) or "")

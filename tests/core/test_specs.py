@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from smfp_core.specs import ObservationField, ObservationSpec, RobotState, build_observation
+from smfp_core.strict import ConfigError
+
+STATE = RobotState(
+    joint_position_rad=np.array([1.0, 2.0]),
+    joint_velocity_rad_s=np.array([3.0, 4.0]),
+    reference_position_rad=np.array([1.5, 2.25]),
+    reference_velocity_rad_s=np.array([5.0, 6.0]),
+    tool_position_m=np.array([0.1, 0.2, 0.3]),
+)
+SPEC = ObservationSpec(
+    (
+        ObservationField("goal_offset", 3, "m", "base_link"),
+        ObservationField("tracking_error", 2, "rad"),
+        ObservationField("joint_velocity", 2, "rad/s"),
+    )
+)
+
+
+def test_observation_is_the_fields_in_order():
+    observation = build_observation(SPEC, STATE, np.array([1.1, 0.2, 0.0]))
+    assert observation.dtype == np.float32
+    np.testing.assert_allclose(observation, [1.0, 0.0, -0.3, 0.5, 0.25, 3.0, 4.0], atol=1e-6)
+
+
+def test_observation_can_be_written_without_allocation():
+    out = np.empty(SPEC.size, np.float32)
+    assert build_observation(SPEC, STATE, np.zeros(3), out) is out
+
+
+def test_field_of_another_length_is_an_error():
+    spec = ObservationSpec((ObservationField("joint_position", 3, "rad"),))
+    with pytest.raises(ValueError):
+        build_observation(spec, STATE, np.zeros(3))
+
+
+def test_unknown_field_is_named():
+    with pytest.raises(ConfigError, match="'colour' is unknown"):
+        ObservationSpec((ObservationField("colour", 3, "rgb"),))

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training command as a user runs it: processes, killed and resumed."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from smfp_core import checkpoint
+
+CONFIG = {
+    "env_id": "smfp_sim.tasks:smfp/Reach-v0",
+    "env_kwargs": {"robot": "ur5e"},
+    "steps": 900,
+    "warmup_steps": 300,
+    "batch_size": 32,
+    "actor_hidden": [32, 32],
+    "critic_hidden": [32, 32],
+    "act_candidates": 4,
+    "eval_every": 450,
+    "eval_episodes": 1,
+    "checkpoint_every": 325,
+    "log_every": 50,
+    "noise_choices": 2,
+}
+
+
+def write_config(folder: Path, **change: object) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(CONFIG | change))
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "smfp_core.train", *map(str, arguments)]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240)
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, "training ended before the checkpoint appeared"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    timing = ("wall_s", "steps_per_s")
+    with path.open(newline="") as file:
+        return [{k: v for k, v in r.items() if k not in timing} for r in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    result = run("--config", write_config(folder), "--run-dir", folder / "run")
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
+
+
+def test_run_writes_configuration_logs_and_the_deterministic_noise(finished: Path):
+    assert yaml.safe_load((finished / "config.yaml").read_text())["batch_size"] == 32
+    evaluations = rows(finished / "evaluations.csv")
+    assert [(r["step"], r["mode"]) for r in evaluations] == [
+        (step, mode) for step in ("450", "900") for mode in ("deterministic", "sampled")
+    ]
+    training = rows(finished / "train.csv")
+    assert training[0]["step"] == "350"
+    assert training[-1]["step"] == "900"
+    assert list((finished / "tensorboard").iterdir())
+    chosen = json.loads((finished / "deterministic_noise.json").read_text())
+    assert len(chosen["noise"]) == 6
+    assert len(chosen["returns"]) == 2
+
+
+def test_killed_and_resumed_run_gives_the_numbers_of_one_never_stopped(
+    finished: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        command("--config", write_config(tmp_path), "--run-dir", folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(folder / "checkpoints" / "step_000000650", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # In the middle of an episode and of the updates, so that everything has to come back.
+    assert checkpoint.latest(folder / "checkpoints").name == "step_000000650"
+    result = run("--resume", folder)
+    assert result.returncode == 0, result.stderr
+
+    tensors, arrays, values = checkpoint.load(checkpoint.latest(folder / "checkpoints"))
+    expected = checkpoint.load(checkpoint.latest(finished / "checkpoints"))
+    assert tensors.keys() == expected[0].keys()
+    for name, tensor in expected[0].items():
+        assert tensor.equal(tensors[name]), name
+    for name, array in expected[1].items():
+        assert (array == arrays[name]).all(), name
+    assert values["rng"] == expected[2]["rng"]
+    for log in ("train.csv", "evaluations.csv"):
+        # The mean over recent episodes is of the process that shows it.
+        recent = ("episode_return", "success")
+        both = [
+            [{k: v for k, v in r.items() if k not in recent} for r in rows(run / log)]
+            for run in (finished, folder)
+        ]
+        assert both[0] == both[1], log
+    noise = [(run / "deterministic_noise.json").read_text() for run in (finished, folder)]
+    assert noise[0] == noise[1]
+
+
+def test_interrupted_run_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path):
+    process = subprocess.Popen(
+        command("--config", write_config(tmp_path, steps=100_000), "--run-dir", tmp_path / "run"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(tmp_path / "run" / "train.csv", process)  # type: ignore[arg-type]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"--resume {tmp_path / 'run'}" in errors
+    assert checkpoint.latest(tmp_path / "run" / "checkpoints")
+
+
+def test_evaluate_and_export_take_a_run(finished: Path, tmp_path: Path):
+    result = subprocess.run(
+        [sys.executable, "-m", "smfp_core.export", finished, "-o", tmp_path / "p.onnx"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    records = []
+    arguments = ("--episodes", "2", "--json", tmp_path / "e.json")
+    for policy in (finished, tmp_path / "p.onnx"):
+        result = subprocess.run(
+            [sys.executable, "-m", "smfp_core.evaluate", policy, *arguments],
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        records.append(json.loads((tmp_path / "e.json").read_text())["results"])
+    for run_mode, file_mode in zip(*records, strict=True):
+        assert run_mode["mode"] == file_mode["mode"]
+        assert run_mode["return_mean"] == pytest.approx(file_mode["return_mean"], abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"batchsize": 3}, "batchsize: unknown key; did you mean 'batch_size'"),
+        ({"batch_size": "many"}, "batch_size: expected a whole number"),
+        ({"batch_size": 500}, "warmup_steps: 300 is less than batch_size 500"),
+        ({"discount": 1.5}, r"discount: must lie in \(0, 1\]"),
+        ({"agent": "ppo"}, "agent: must be one of"),
+        ({"env_id": "NoSuch-v0"}, "env_id: 'NoSuch-v0' cannot be made"),
+        ({"env_kwargs": {"robot": "ur99"}}, "ur99"),
+        ({"env_id": "CartPole-v1", "env_kwargs": {}}, "needs Box spaces"),
+    ],
+)
+def test_wrong_configuration_is_named(tmp_path: Path, change: dict[str, object], text: str):
+    result = run("--config", write_config(tmp_path, **change), "--run-dir", tmp_path / "run")
+    assert result.returncode == 1
+    assert text.replace("\\", "") in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_fields_can_be_given_by_name_and_wrong_ones_are_named(tmp_path: Path, finished: Path):
+    path = write_config(tmp_path)
+    result = run("--config", path, "--run-dir", tmp_path / "run", "--batch-size", "few")
+    assert result.returncode != 0
+    assert "batch-size" in result.stderr
+    result = run("--config", path, "--run-dir", tmp_path / "run", "--batchsize", "8")
+    assert result.returncode != 0
+    assert "batchsize" in result.stderr
+    result = run("--config", path, "--run-dir", finished)
+    assert "holds a run already" in result.stderr
+    result = run("--resume", finished, "--batch-size", "8")
+    assert "only --steps may be changed" in result.stderr
+    result = run("--resume", tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
