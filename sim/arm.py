@@ -190,7 +190,7 @@ class SimulatedArm:
         mujoco.mj_forward(self.model, self.data)
         # mj_forward leaves its accelerations as a warm start; without them every reset is alike.
         self.data.qacc_warmstart[:] = 0.0
-        self._observe(())
+        self._observe(self.arm.contact_pairs(self.data))
 
     def command_position(self, q: ArrayLike) -> None:
         """Set the servo references [n] (rad), clipped to the joint ranges."""

@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
         import imageio.v3 as imageio
 
         arm = ArmModel(load_robot(chosen.robot))
-        renderer = SceneRenderer(arm, *chosen.size, camera=chosen.camera)
+        renderer = SceneRenderer(arm, chosen.size[0], chosen.size[1], chosen.camera)
         goal = None if chosen.goal is None else np.array(chosen.goal)
         imageio.imwrite(chosen.output, renderer.frame(arm.robot.home_rad, goal))
         renderer.close()

@@ -5,7 +5,7 @@ Start: joints uniform in the YAML's ``start_rad``, collision free, with the tool
 Goal: uniform in the YAML's shell. Action: joint velocity for one policy period, integrated at the
 control rate by ``action_to_command``; physics and servo at every control tick. Horizon 5 s, ended
 by truncation; contact with the arm itself or the floor terminates. Success: within 2 cm at every
-policy step of the last 0.5 s, without contact.
+policy step of the last 0.5 s, without contact on the way.
 
 Reward of a step, with d the distance in metres after it, w the reference velocity and u the
 commanded velocity, both as fractions of the greatest one:
@@ -43,7 +43,7 @@ from smfp_sim.arm import ArmModel, Kinematics, SimulatedArm, SimulationDiverged
 
 SUCCESS_DISTANCE_M = 0.02
 SUCCESS_TIME_S = 0.5
-CONTACT_PENALTY = 1.0
+FAILURE_PENALTY = 1.0
 _START_ATTEMPTS = 1000
 
 
@@ -70,8 +70,8 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         render_mode: None or "rgb_array".
 
     ``reset(options=...)`` takes ``joint_position`` [n] (rad) and ``goal`` [3] (m, base frame).
-    ``info`` holds ``distance_m``, ``contact`` and ``is_success``: whether the episode would count
-    as a success if it ended now.
+    ``info`` holds ``distance_m``; ``contact`` and ``diverged``, each of which terminates; and
+    ``is_success``: whether the episode would count as a success if it ended now.
     """
 
     # gymnasium.Env declares it so, as an attribute of instances.
@@ -136,17 +136,17 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         )
         self._steps_at_goal = 0
         self._read_state()
-        return self._observe(), self._info(contact=False)
+        return self._observe(), self._info(contact=False, diverged=False)
 
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Apply ``action`` [n] in [-1, 1] for one policy period."""
-        wanted = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
-        if not np.isfinite(wanted).all():
+        if not np.isfinite(action).all():
             raise ValueError(f"action must be finite, got {action}")
+        wanted = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         haste = wanted - self._reference.velocity / self._limits.velocity
-        contact = False
+        contact = diverged = False
         try:
             for _ in range(self._action_spec.ticks_per_action):
                 action_to_command(self._action_spec, self._limits, wanted, self._reference)
@@ -156,9 +156,10 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             self._read_state()
         except SimulationDiverged:
             # The state before stands in for the lost one; the episode is over.
-            contact = True
+            diverged = True
         distance = self._distance()
-        near = distance < SUCCESS_DISTANCE_M and not contact
+        failed = contact or diverged
+        near = distance < SUCCESS_DISTANCE_M and not failed
         self._steps_at_goal = self._steps_at_goal + 1 if near else 0
         speed = self._reference.velocity / self._limits.velocity
         reward = (
@@ -167,9 +168,9 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             + 0.5 * np.exp(-distance / 0.02)
             - 0.05 * (speed @ speed) / speed.size
             - 0.02 * (haste @ haste) / haste.size
-            - CONTACT_PENALTY * contact
+            - FAILURE_PENALTY * failed
         )
-        return self._observe(), float(reward), contact, False, self._info(contact)
+        return self._observe(), float(reward), failed, False, self._info(contact, diverged)
 
     def render(self) -> NDArray[np.uint8] | None:
         """The scene with the goal as an RGB image, if ``render_mode`` asks for one."""
@@ -238,9 +239,10 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def _distance(self) -> float:
         return float(np.linalg.norm(self._goal - self._state.tool_position_m))
 
-    def _info(self, contact: bool) -> dict[str, Any]:
+    def _info(self, contact: bool, diverged: bool) -> dict[str, Any]:
         return {
             "distance_m": self._distance(),
             "contact": contact,
+            "diverged": diverged,
             "is_success": self._steps_at_goal >= self._settle_steps,
         }
