@@ -49,7 +49,6 @@ class ArmModel:
             raise RobotConfigError(f"mjcf: {robot.mjcf} does not compile: {error}") from error
         # By default MuJoCo resets a state gone bad, which would look like a jump of the arm.
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
-        self.timestep_s = float(self.model.opt.timestep)
         joints = [self._find_joint(i, joint) for i, joint in enumerate(robot.joints)]
         self.position_index: NDArray[np.intp] = self.model.jnt_qposadr[joints].astype(np.intp)
         self.velocity_index: NDArray[np.intp] = self.model.jnt_dofadr[joints].astype(np.intp)
@@ -70,6 +69,11 @@ class ArmModel:
                 "control_rate_hz",
                 f"the period is not a whole multiple of the timestep {self.timestep_s} s",
             )
+
+    @property
+    def timestep_s(self) -> float:
+        """Length of one physics step, as ``model.opt`` has it."""
+        return float(self.model.opt.timestep)
 
     def _error(self, field: str, text: str) -> RobotConfigError:
         return RobotConfigError(f"{field}: {text} ({self.robot.mjcf})")

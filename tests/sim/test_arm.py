@@ -160,6 +160,24 @@ def test_a_step_that_is_no_whole_number_of_physics_steps_is_refused(
         SimulatedArm(arm).step(dt_s)
 
 
+def test_another_physics_rate_keeps_the_clock(robot: RobotConfig) -> None:
+    model = ArmModel(robot)
+    model.model.opt.timestep = 0.001
+    plant = SimulatedArm(model)
+    plant.command_velocity(np.full(6, 0.1))
+    plant.step(0.5)
+    assert plant.time_s == pytest.approx(0.5)
+    moved = plant.reference_position - robot.home_rad
+    np.testing.assert_allclose(moved, 0.05, atol=1e-9)
+
+
+def test_contact_at_the_reset_pose_is_reported(arm: ArmModel) -> None:
+    plant = SimulatedArm(arm)
+    plant.reset([0.0, 0.3, 0.0, 0.0, 0.0, 0.0])
+    assert plant.in_contact
+    assert any("floor" in pair for pair in plant.contacts())
+
+
 def test_effort_never_exceeds_the_limits_even_on_a_jump(arm: ArmModel) -> None:
     plant, limits = SimulatedArm(arm), np.array([j.effort_nm for j in arm.robot.joints])
     plant.command_position(arm.robot.home_rad + 1.0)
