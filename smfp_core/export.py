@@ -14,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import onnx
@@ -28,6 +28,7 @@ from smfp_core import checkpoint
 from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.collector import make_env
 from smfp_core.config import TrainConfig, load_config
+from smfp_core.contract import PolicyContract, contract_of, keep_contract
 from smfp_core.evaluate import deterministic_noise
 from smfp_core.policy_file import (
     METADATA_KEY,
@@ -40,15 +41,10 @@ from smfp_core.policy_file import (
     TrainingRecord,
     seal,
 )
-from smfp_core.specs import ActionSpec, ObservationSpec
 from smfp_core.strict import ConfigError, to_mapping
 
 GOLDEN_ROWS = 8
 _OPSET, _IR_VERSION = 17, 8
-
-
-class _TaskWithContract(Protocol):
-    def policy_contract(self) -> tuple[ObservationSpec, ActionSpec, str, str]: ...
 
 
 def policy_graph(agent: SmfpAgent) -> onnx.ModelProto:
@@ -144,18 +140,17 @@ def golden_vectors(agent: SmfpAgent, observations: NDArray[np.float32], seed: in
 def policy_metadata(
     agent: SmfpAgent,
     config: TrainConfig,
-    contract: tuple[ObservationSpec, ActionSpec, str, str],
+    contract: PolicyContract,
     noise: NDArray[np.float32],
     golden: GoldenVectors,
     env_steps: int,
 ) -> PolicyMetadata:
     """Everything that the file says of itself."""
-    observation, action, robot_name, robot_sha256 = contract
     return PolicyMetadata(
         schema=SCHEMA,
-        observation=observation,
-        action=action,
-        robot=RobotBinding(robot_name, robot_sha256),
+        observation=contract.observation,
+        action=contract.action,
+        robot=RobotBinding(contract.robot_name, contract.mjcf_sha256),
         control=ControlAssumptions(command_delay_s=0.0, observation_filter="none"),
         deterministic_noise=tuple(float(x) for x in noise),
         training=TrainingRecord(
@@ -198,12 +193,13 @@ def export_run(run: Path, output: Path) -> PolicyFile:
     """
     config = load_config(run / "config.yaml")
     env = make_env(config.env_id, config.env_kwargs)
-    if not hasattr(env.unwrapped, "policy_contract"):
+    contract = contract_of(env)
+    if contract is None:
         raise ConfigError(f"env_id: '{config.env_id}' drives no robot: nothing to export for")
-    contract = cast(_TaskWithContract, env.unwrapped).policy_contract()
+    keep_contract(run, env)
     env.close()
     tensors, arrays, values = checkpoint.load(checkpoint.latest(run / "checkpoints"))
-    n_obs, n_act = contract[0].size, contract[1].size
+    n_obs, n_act = contract.observation.size, contract.action.size
     agent = SmfpAgent(config, n_obs, n_act)
     agent.restore(tensors)
     rows = arrays["replay.rows"]

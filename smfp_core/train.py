@@ -34,6 +34,7 @@ from smfp_core.collector import (
     make_env,
 )
 from smfp_core.config import TrainConfig, load_config
+from smfp_core.contract import keep_contract
 from smfp_core.evaluate import MODES, run_episodes
 from smfp_core.progress import RunLog
 from smfp_core.replay import ReplayBuffer
@@ -54,6 +55,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         self.env = make_env(config.env_id, config.env_kwargs)
+        keep_contract(folder, self.env)
         self.eval_env = make_env(config.env_id, config.env_kwargs)
         assert self.env.observation_space.shape is not None
         assert self.env.action_space.shape is not None

@@ -10,6 +10,7 @@ import torch
 from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.collector import make_env
 from smfp_core.config import TrainConfig
+from smfp_core.contract import contract_of
 from smfp_core.export import golden_vectors, policy_graph, policy_metadata, write_policy_file
 
 torch.set_num_threads(1)
@@ -45,11 +46,12 @@ def policy_path(
     small_config: TrainConfig, reach_agent: SmfpAgent, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     path = tmp_path_factory.mktemp("policy") / "policy.onnx"
-    contract = make_env(small_config.env_id, small_config.env_kwargs).unwrapped.policy_contract()
+    contract = contract_of(make_env(small_config.env_id, small_config.env_kwargs))
+    assert contract is not None
     rng = np.random.default_rng(0)
-    observations = rng.standard_normal((4, contract[0].size)).astype(np.float32)
+    observations = rng.standard_normal((4, contract.observation.size)).astype(np.float32)
     golden = golden_vectors(reach_agent, observations, seed=0)
-    noise = rng.standard_normal(contract[1].size).astype(np.float32)
+    noise = rng.standard_normal(contract.action.size).astype(np.float32)
     metadata = policy_metadata(reach_agent, small_config, contract, noise, golden, env_steps=0)
     write_policy_file(path, policy_graph(reach_agent), metadata)
     return path

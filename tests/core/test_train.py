@@ -3,6 +3,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,3 +192,19 @@ def test_fields_can_be_given_by_name_and_wrong_ones_are_named(tmp_path: Path, fi
     result = run("--resume", tmp_path)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
+
+
+def test_run_of_another_robot_model_is_neither_resumed_nor_exported(finished: Path, tmp_path: Path):
+    run_folder = tmp_path / "run"
+    shutil.copytree(finished, run_folder)
+    contract = json.loads((run_folder / "contract.json").read_text())
+    contract["mjcf_sha256"] = "0" * 64
+    (run_folder / "contract.json").write_text(json.dumps(contract))
+    export = [sys.executable, "-m", "smfp_core.export", run_folder, "-o", tmp_path / "p.onnx"]
+    for result in (
+        run("--resume", run_folder),
+        subprocess.run(export, capture_output=True, text=True),
+    ):
+        assert result.returncode == 1
+        assert "mjcf_sha256 changed since this run was trained" in result.stderr
+    assert not (tmp_path / "p.onnx").exists()

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a task states about the robot that its policies drive, and that it has not changed since."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+
+from smfp_core.checkpoint import write_atomically
+from smfp_core.specs import ActionSpec, ObservationSpec
+from smfp_core.strict import ConfigError, to_mapping
+
+_FILE = "contract.json"
+
+
+@dataclass(frozen=True)
+class PolicyContract:
+    """Meaning of observation and action, and the arm, as the policy file will state them."""
+
+    observation: ObservationSpec
+    action: ActionSpec
+    robot_name: str
+    mjcf_sha256: str
+
+
+def contract_of(env: gymnasium.Env) -> PolicyContract | None:
+    """The contract of a robot task; None for any other environment."""
+    task = env.unwrapped
+    return PolicyContract(*task.policy_contract()) if hasattr(task, "policy_contract") else None
+
+
+def keep_contract(folder: Path, env: gymnasium.Env) -> None:
+    """Write the contract into the folder of a new run; compare it with that of an old one.
+
+    Raises:
+        ConfigError: the robot or its model is not the one that the run was trained with.
+    """
+    contract, path = contract_of(env), folder / _FILE
+    if contract is None:
+        return
+    text = json.dumps(to_mapping(contract), indent=1)
+    if not path.exists():
+        write_atomically(path, text)
+        return
+    before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+    changed = [key for key in now if now[key] != before.get(key)]
+    if changed:
+        raise ConfigError(
+            f"{path}: {', '.join(changed)} changed since this run was trained; "
+            "train anew, or go back to the robot files of the run"
+        )
