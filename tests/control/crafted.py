@@ -29,8 +29,8 @@ OBSERVATION = ObservationSpec(
 )
 
 
-def linear_graph(weight: np.ndarray, noise_gain: float) -> onnx.ModelProto:
-    """clip(observation @ weight + noise_gain * noise, -1, 1)."""
+def linear_graph(weight: np.ndarray, noise_gain: float, spoilt: bool = False) -> onnx.ModelProto:
+    """clip(observation @ weight + noise_gain * noise, -1, 1); ``spoilt``: NaN unless that is 0."""
 
     def tensor(name: str, size: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", size])
@@ -41,7 +41,16 @@ def linear_graph(weight: np.ndarray, noise_gain: float) -> onnx.ModelProto:
             helper.make_node("MatMul", ["observation", "weight"], ["linear"]),
             helper.make_node("Mul", ["noise", "gain"], ["shaken"]),
             helper.make_node("Add", ["linear", "shaken"], ["sum"]),
-            helper.make_node("Max", ["sum", "low"], ["bounded"]),
+            *(
+                [
+                    helper.make_node("Mul", ["sum", "sum"], ["square"]),
+                    helper.make_node("Neg", ["square"], ["negative"]),
+                    helper.make_node("Sqrt", ["negative"], ["root"]),
+                ]
+                if spoilt
+                else [helper.make_node("Identity", ["sum"], ["root"])]
+            ),
+            helper.make_node("Max", ["root", "low"], ["bounded"]),
             helper.make_node("Min", ["bounded", "high"], ["action"]),
         ],
         "linear",
@@ -60,6 +69,7 @@ def write_policy(
     weight: np.ndarray,
     *,
     noise_gain: float = 0.0,
+    spoilt: bool = False,
     action: ActionSpec | None = None,
     robot_name: str | None = None,
 ) -> Path:
@@ -80,7 +90,7 @@ def write_policy(
         golden=GoldenVectors(((0.0,) * n_obs,), ((0.0,) * n_act,), ((0.0,) * n_act,)),
         sha256="",
     )
-    write_policy_file(path, linear_graph(weight, noise_gain), metadata)
+    write_policy_file(path, linear_graph(weight, noise_gain, spoilt), metadata)
     return path
 
 

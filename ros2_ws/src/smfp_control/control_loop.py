@@ -177,6 +177,7 @@ class ControlLoop:
         self._stopping = False
         self._clear_requested = False
         self._present: Fault | None = None
+        self._refused: Fault | None = None
         self._phase = 0
         self._window_start_ns = 0
         self._window_misses = 0
@@ -235,18 +236,22 @@ class ControlLoop:
     def observe(self, now_ns: int) -> Fault | None:
         """Take waiting joint states and judge them; returns what is wrong with the state now."""
         reader = self.reader
-        fault: Fault | None = None
+        jumped: Fault | None = None
         for _ in range(_MOST_MESSAGES_PER_TICK):
             message = self._take_message()
             if message is None:
                 break
             accepted = reader.accepted
             refused = reader.accept(message, now_ns)
-            if refused is None and reader.accepted > accepted > 0:
-                refused = self._monitor.check_jump(
+            if refused is not None:
+                self._refused = refused
+            elif reader.accepted > accepted:
+                self._refused = None
+                jumped = jumped or self._monitor.check_jump(
                     reader.previous_position, reader.position, max(reader.elapsed_s, self._dt)
                 )
-            fault = fault or refused
+        # What is wrong with the last message stays wrong until a good one comes.
+        fault = self._refused or jumped
         if fault is not None:
             return fault
         if reader.accepted == 0:

@@ -264,9 +264,9 @@ class DeclaredParameters(Generic[T]):
         Raises:
             ParameterError: names the parameter that cannot be used, and why.
         """
-        for problem in self._problems.values():
-            raise ParameterError(problem)
-        values = {}
+        if self._problems:
+            raise ParameterError("; ".join(self._problems.values()))
+        values: dict[str, Any] = {}
         for name, row in self._rows.items():
             value = self._node.get_parameter(name).value
             problem = row.refusal(value)

@@ -31,7 +31,9 @@ class Ring:
     def percentiles(self, *q: float) -> NDArray[np.float64]:
         """Percentiles ``q`` (0 to 100) of the kept values; NaN where there are none."""
         kept = self._values[: min(self._count, self._size)]
-        return np.percentile(kept, q) if len(kept) else np.full(len(q), np.nan)
+        if not len(kept):
+            return np.full(len(q), np.nan)
+        return np.asarray(np.percentile(kept, q), np.float64)
 
 
 class PeriodicThread:

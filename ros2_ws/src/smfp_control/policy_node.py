@@ -4,8 +4,9 @@
     ros2 run smfp_control policy_node --ros-args -p robot:=ur5e -p policy_path:=ur5e_reach
 
 A life-cycle node. Configure reads and verifies everything, activate starts commanding from the
-measured pose, deactivate ramps to rest. In: joint states, ``~/goal``, ``~/reset``, ``~/estop``.
-Out: the controller's command topic, ``~/status``, ``/diagnostics``.
+measured pose, deactivate ramps to rest. In: joint states, ``~/goal``; services ``~/hold`` (give up
+the goal), ``~/estop``, ``~/reset``. Out: the controller's command topic, ``~/status``,
+``/diagnostics``.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         self._loop_state: LoopState | None = None
         self._status = self.create_publisher(DiagnosticStatus, "~/status", STATUS_QOS)
         self._declared = DeclaredParameters(self, PolicyNodeParameters, self._frozen)
-        self._changed = self.create_guard_condition(self._report)
+        self._changed = self.create_guard_condition(self._on_change)
         if self.get_parameter("autostart").value:
             self._autostart = self.create_timer(_AUTOSTART_PERIOD_S, self._start_by_itself)
 
@@ -213,9 +214,10 @@ class PolicyNode(LifecycleNode, RunnableNode):
         services = (
             self.create_service(Trigger, "~/reset", self._on_reset),
             self.create_service(SetBool, "~/estop", self._on_estop),
+            self.create_service(Trigger, "~/hold", self._on_hold),
         )
         timers = (
-            self.create_timer(1.0 / parameters.status_rate_hz, self._on_status_timer),
+            self.create_timer(1.0 / parameters.status_rate_hz, self._report),
             self.create_timer(1.0, lambda: self._publish_diagnostics(diagnostics)),
         )
 
@@ -304,8 +306,9 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self.get_logger().warning(self._refusal, throttle_duration_sec=5.0)
             self._report()
             return
-        self.destroy_timer(self._autostart)
         self.trigger_activate()
+        if self._thread is not None:
+            self.destroy_timer(self._autostart)
 
     def _frozen(self) -> str | None:
         if self._configured is None:
@@ -360,6 +363,14 @@ class PolicyNode(LifecycleNode, RunnableNode):
         self._report()
         return response
 
+    def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        assert self._configured is not None
+        self._configured.loop.drop_goal()
+        self._refusal = ""
+        response.success = True
+        self._report()
+        return response
+
     # Reports.
 
     def _snapshot(self) -> StatusSnapshot:
@@ -376,11 +387,19 @@ class PolicyNode(LifecycleNode, RunnableNode):
         )
 
     def _report(self, lifecycle: str | None = None) -> None:
-        """Send the status if it changed in more than numbers; log a new fault."""
+        """Answer a request or a transition with the status."""
         self._lifecycle = lifecycle or self._lifecycle
+        self._send_status(self._snapshot())
+
+    def _on_change(self) -> None:
+        """The control thread saw its state change: send the status if that is news."""
         snapshot = self._snapshot()
         if not snapshot.same_but_for_numbers(self._sent):
-            self._publish_status(snapshot)
+            self._send_status(snapshot)
+
+    def _send_status(self, snapshot: StatusSnapshot) -> None:
+        self._sent = snapshot
+        self._status.publish(snapshot.message(self.get_fully_qualified_name(), self._hardware_id))
         if snapshot.fault is not self._logged_fault:
             self._logged_fault = snapshot.fault
             if snapshot.fault is not None:
@@ -388,14 +407,6 @@ class PolicyNode(LifecycleNode, RunnableNode):
                     f"fault {snapshot.fault.kind.value}: {snapshot.fault.reason}. The arm holds; "
                     "call ~/reset once the cause is gone"
                 )
-
-    def _publish_status(self, snapshot: StatusSnapshot) -> None:
-        self._sent = snapshot
-        self._status.publish(snapshot.message(self.get_fully_qualified_name(), self._hardware_id))
-
-    def _on_status_timer(self) -> None:
-        self._report()
-        self._publish_status(self._snapshot())
 
     @property
     def _hardware_id(self) -> str:

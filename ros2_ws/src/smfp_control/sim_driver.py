@@ -58,7 +58,8 @@ class SimulatedDriver:
         self._start_pose = start_pose
         self._rng = np.random.default_rng(seed)
         self._debt_s = 0.0
-        self._from = self._to = np.zeros(len(robot.joints))
+        self._from: FloatArray = np.zeros(len(robot.joints))
+        self._to: FloatArray = self._from
         self._segment_s = self._left_s = 0.0
         self.reset()
 

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control loop in lock-step with the simulated arm: what it commands, and when it stops."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from lockstep import LockStep
+
+from smfp_control.control_loop import LoopState
+from smfp_control.faults import FaultKind
+from smfp_core.policy_file import PolicyFile
+from smfp_core.robot import RobotConfig
+
+
+def test_without_a_goal_the_measured_pose_at_activation_is_held(lockstep: LockStep) -> None:
+    start = lockstep.driver.arm.joint_position
+    lockstep.run(0.5)
+    assert lockstep.loop.state is LoopState.HOLD
+    assert (np.array(lockstep.commands) == start).all()
+
+
+def test_a_goal_is_reached_within_limits_and_without_interventions(
+    lockstep: LockStep, near_goal: np.ndarray
+) -> None:
+    assert lockstep.loop.set_goal(near_goal) is None
+    lockstep.run(3.0)
+    assert lockstep.loop.state is LoopState.TRACKING
+    assert math.dist(lockstep.tool(), near_goal) < 0.01
+    assert lockstep.loop.goal_error_m == pytest.approx(
+        math.dist(lockstep.tool(), near_goal), abs=1e-3
+    )
+    assert sum(lockstep.loop.statistics.interventions.values()) == 0
+    lockstep.assert_commands_within_limits()
+
+
+def test_the_policy_is_sampled_once_a_policy_period(
+    lockstep: LockStep, near_goal: np.ndarray, policy: PolicyFile
+) -> None:
+    lockstep.run(0.1)
+    assert lockstep.loop.statistics.policy_samples == 0
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(1.0)
+    assert lockstep.loop.statistics.policy_samples == round(1.0 / policy.action.policy_period_s)
+
+
+def test_a_goal_out_of_reach_is_refused_and_the_arm_comes_to_rest(
+    lockstep: LockStep, near_goal: np.ndarray, far_goal: np.ndarray
+) -> None:
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(0.3)
+    refusal = lockstep.loop.set_goal(far_goal)
+    assert refusal is not None and "out of reach" in refusal
+    lockstep.run(0.002)
+    assert lockstep.loop.state is LoopState.RAMPING_DOWN
+    lockstep.run(0.5)
+    assert lockstep.loop.state is LoopState.HOLD
+    assert (lockstep.commands[-1] == lockstep.commands[-50]).all()
+    lockstep.assert_commands_within_limits()
+
+
+def test_a_goal_of_nan_is_refused(lockstep: LockStep) -> None:
+    refusal = lockstep.loop.set_goal(np.array([0.4, np.nan, 0.4]))
+    assert refusal is not None and "not finite" in refusal
+
+
+def drop(message: SimpleNamespace) -> None:
+    return None
+
+
+def lose_a_joint(message: SimpleNamespace) -> SimpleNamespace:
+    del message.name[2], message.position[2], message.velocity[2]
+    return message
+
+
+def shorten(message: SimpleNamespace) -> SimpleNamespace:
+    del message.position[-1]
+    return message
+
+
+def spoil(message: SimpleNamespace) -> SimpleNamespace:
+    message.position[4] = math.nan
+    return message
+
+
+def jump(message: SimpleNamespace) -> SimpleNamespace:
+    message.position[1] += 1.0
+    return message
+
+
+def race(message: SimpleNamespace) -> SimpleNamespace:
+    message.velocity[0] = -3.6
+    return message
+
+
+def leave(message: SimpleNamespace) -> SimpleNamespace:
+    message.position[2] = 3.15
+    return message
+
+
+def turn_back(message: SimpleNamespace) -> SimpleNamespace:
+    message.header.stamp.sec -= 1
+    return message
+
+
+TAMPERINGS = [
+    (drop, FaultKind.STALE_STATE),
+    (turn_back, FaultKind.STALE_STATE),
+    (lose_a_joint, FaultKind.INCOMPLETE_STATE),
+    (shorten, FaultKind.INCOMPLETE_STATE),
+    (spoil, FaultKind.NON_FINITE_STATE),
+    (jump, FaultKind.STATE_JUMP),
+    (race, FaultKind.VELOCITY_LIMIT),
+]
+
+
+@pytest.mark.parametrize(("tamper", "kind"), TAMPERINGS)
+def test_a_bad_state_ramps_down_and_latches_until_reset(
+    lockstep: LockStep, near_goal: np.ndarray, tamper: object, kind: FaultKind
+) -> None:
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(0.3)
+    lockstep.tamper = tamper  # type: ignore[assignment]
+    lockstep.run(0.5)
+    fault = lockstep.latch.fault
+    assert fault is not None and fault.kind is kind
+    assert lockstep.loop.state is LoopState.FAULT and lockstep.loop.at_rest
+    # Held where it came to rest: neither zeros nor the measured position.
+    assert (lockstep.commands[-1] == lockstep.commands[-100]).all()
+    lockstep.assert_commands_within_limits()
+
+    lockstep.tamper = lambda message: message
+    lockstep.run(0.1)
+    assert lockstep.latch.fault is fault, "the fault went away by itself"
+    assert lockstep.loop.set_goal(near_goal) is not None
+    assert lockstep.loop.reset() is None
+    lockstep.run(0.1)
+    assert lockstep.latch.fault is None and lockstep.loop.state is LoopState.HOLD
+    assert lockstep.loop.set_goal(near_goal) is None
+    lockstep.run(3.0)
+    assert math.dist(lockstep.tool(), near_goal) < 0.01
+    lockstep.assert_commands_within_limits()
+
+
+@pytest.mark.parametrize("tamper", [drop, lose_a_joint, spoil])
+def test_reset_is_refused_while_the_cause_persists(lockstep: LockStep, tamper: object) -> None:
+    lockstep.tamper = tamper  # type: ignore[assignment]
+    lockstep.run(0.2)
+    refusal = lockstep.loop.reset()
+    assert refusal is not None and "persists" in refusal
+    lockstep.run(0.2)
+    assert lockstep.latch.fault is not None
+
+
+def test_stale_state_is_noticed_one_period_after_the_timeout(lockstep: LockStep) -> None:
+    lockstep.run(0.1)
+    lockstep.tamper = drop
+    lockstep.run(0.05)
+    assert lockstep.latch.fault is None
+    lockstep.run(0.002)
+    assert lockstep.latch.fault is not None
+
+
+def test_a_measured_joint_beyond_its_limit_is_a_fault_even_without_a_jump(
+    lockstep: LockStep,
+) -> None:
+    lockstep.tamper = leave
+    lockstep.driver.arm.reset([0, -1.57, 3.12, -1.57, -1.57, 0])
+    lockstep.loop.reader.clear()
+    lockstep.run(0.004)
+    assert lockstep.latch.fault is not None
+    assert lockstep.latch.fault.kind is FaultKind.POSITION_LIMIT
+
+
+def test_an_arm_that_does_not_follow_is_a_fault(lockstep: LockStep, near_goal: np.ndarray) -> None:
+    start = list(lockstep.driver.arm.joint_position)
+
+    def freeze(message: SimpleNamespace) -> SimpleNamespace:
+        message.position[:] = start
+        message.velocity[:] = [0.0] * len(start)
+        return message
+
+    lockstep.tamper = freeze
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(3.0)
+    assert lockstep.latch.fault is not None
+    assert lockstep.latch.fault.kind is FaultKind.TRACKING_ERROR
+    refusal = lockstep.loop.reset()
+    assert refusal is not None and "Deactivate" in refusal
+
+
+def test_estop_stops_at_once_and_needs_release_and_reset(
+    lockstep: LockStep, near_goal: np.ndarray
+) -> None:
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(0.3)
+    lockstep.latch.set_estop(True)
+    lockstep.run(0.002)
+    assert lockstep.loop.state is LoopState.ESTOP
+    lockstep.run(0.5)
+    refusal = lockstep.loop.reset()
+    assert refusal is not None and "release" in refusal
+    lockstep.latch.set_estop(False)
+    lockstep.run(0.1)
+    assert lockstep.loop.state is LoopState.ESTOP
+    assert lockstep.loop.reset() is None
+    lockstep.run(0.1)
+    assert lockstep.loop.state is LoopState.HOLD
+    lockstep.assert_commands_within_limits()
+
+
+def test_an_estop_released_between_two_ticks_still_stops(lockstep: LockStep) -> None:
+    lockstep.latch.set_estop(True)
+    lockstep.latch.set_estop(False)
+    lockstep.run(0.002)
+    assert lockstep.loop.state is LoopState.ESTOP
+
+
+def test_the_first_fault_is_kept(lockstep: LockStep) -> None:
+    lockstep.tamper = spoil
+    lockstep.run(0.004)
+    lockstep.latch.set_estop(True)
+    lockstep.tamper = drop
+    lockstep.run(0.2)
+    assert lockstep.latch.fault is not None
+    assert lockstep.latch.fault.kind is FaultKind.NON_FINITE_STATE
+    assert lockstep.latch.count == 1
+
+
+def test_too_many_missed_deadlines_are_a_fault(lockstep: LockStep) -> None:
+    lockstep.run(0.002)
+    lockstep.misses = 50
+    lockstep.run(0.1)
+    assert lockstep.latch.fault is None
+    lockstep.misses = 51
+    lockstep.run(0.1)
+    assert lockstep.latch.fault is not None
+    assert lockstep.latch.fault.kind is FaultKind.MISSED_DEADLINES
+
+
+def test_a_policy_output_that_is_not_finite_is_a_fault_and_never_a_motion(
+    robot: RobotConfig, nan_policy_path: Path, near_goal: np.ndarray
+) -> None:
+    lockstep = LockStep(robot, PolicyFile.load(nan_policy_path, robot))
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(0.5)
+    assert lockstep.latch.fault is not None
+    assert lockstep.latch.fault.kind is FaultKind.POLICY_OUTPUT
+    assert (np.array(lockstep.commands) == lockstep.commands[0]).all()
+
+
+def test_an_unexpected_error_stops_the_arm_and_the_loop_goes_on(
+    lockstep: LockStep, near_goal: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(0.3)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(lockstep.loop._policy, "sample", fail)
+    before = len(lockstep.commands)
+    lockstep.run(0.5)
+    assert lockstep.latch.fault is not None
+    assert lockstep.latch.fault.kind is FaultKind.INTERNAL
+    assert "out of order" in lockstep.latch.fault.reason
+    assert lockstep.loop.at_rest and len(lockstep.commands) == before + 250
+    lockstep.assert_commands_within_limits()
+
+
+def test_a_requested_stop_ramps_down_first(lockstep: LockStep, near_goal: np.ndarray) -> None:
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(0.3)
+    assert not lockstep.loop.at_rest
+    lockstep.loop.request_stop()
+    assert lockstep.run(1.0) is False
+    assert lockstep.loop.at_rest
+    lockstep.assert_commands_within_limits()
+
+
+def test_the_same_seed_gives_the_same_commands_to_the_bit(
+    robot: RobotConfig, shaky_policy_path: Path, near_goal: np.ndarray
+) -> None:
+    def commands(**noise: object) -> np.ndarray:
+        lockstep = LockStep(robot, PolicyFile.load(shaky_policy_path, robot), **noise)
+        lockstep.loop.set_goal(near_goal)
+        lockstep.run(0.5)
+        return np.array(lockstep.commands)
+
+    sampled = commands(scale=1.0, seed=3, redraw="tick")
+    assert (sampled == commands(scale=1.0, seed=3, redraw="tick")).all()
+    assert (sampled != commands(scale=1.0, seed=4, redraw="tick")).any()
+    assert (sampled != commands(scale=1.0, seed=3, redraw="goal")).any()
+    assert (commands(scale=0.0, seed=3) == commands(scale=0.0, seed=4)).all()

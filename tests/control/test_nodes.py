@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two nodes as processes over real DDS: life cycle, goals, stops and ends."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench import Bench, FakeDriver, open_bench
+from std_srvs.srv import Trigger
+
+from smfp_core.robot import RobotConfig
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(scope="module")
+def running(robot: RobotConfig, local_ros: None, policy_path: Path) -> Iterator[Bench]:
+    """Both nodes, started by themselves."""
+    with open_bench(robot) as bench:
+        bench.start("sim_node")
+        bench.start_policy_node(policy_path, autostart=True)
+        yield bench
+
+
+@pytest.fixture
+def holding(running: Bench) -> Bench:
+    """Both nodes, the arm at rest without a goal or fault."""
+    running.until(lambda: running.status.get("lifecycle") == "active", "activation")
+    assert running.call(Trigger, "policy_node/hold", Trigger.Request()).success
+    running.until_state("hold")
+    running.until(lambda: running.states and running.commands, "traffic")
+    return running
+
+
+def test_a_goal_is_reached_over_topics(holding: Bench, near_goal: np.ndarray) -> None:
+    holding.send_goal(near_goal)
+    holding.until_state("tracking")
+    holding.until(lambda: holding.goal_error_m(near_goal) < 0.01, "the goal to be reached")
+    holding.until(lambda: float(holding.status["goal_error_m"] or 1) < 0.01, "the same on ~/status")
+    assert holding.status["fault"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("goal", "frame", "text"),
+    [
+        ([2.0, 0.0, 0.5], "base_link", "out of reach"),
+        ([0.42, float("nan"), 0.5], "base_link", "not finite"),
+        ([0.42, 0.2, 0.55], "world", "'base_link'"),
+        ([0.42, 0.2, 0.55], "", "'base_link'"),
+    ],
+)
+def test_a_bad_goal_is_refused_with_a_reason_and_the_arm_holds(
+    holding: Bench, near_goal: np.ndarray, goal: list[float], frame: str, text: str
+) -> None:
+    holding.send_goal(near_goal)
+    holding.until_state("tracking")
+    holding.send_goal(goal, frame)
+    holding.until(lambda: text in holding.status.get("refusal", ""), "a refusal")
+    holding.until_state("hold")
+    holding.spin(0.3)
+    held = holding.commands[-1][1]
+    holding.commands.clear()
+    holding.spin(0.3)
+    assert holding.commands and holding.commands[-1][1] == held
+    holding.assert_never_moved()
+
+
+def test_estop_holds_until_released_and_reset(holding: Bench, near_goal: np.ndarray) -> None:
+    holding.send_goal(near_goal)
+    holding.until_state("tracking")
+    assert holding.estop(True).success
+    holding.until_state("estop")
+    holding.until(lambda: not holding.reset().success, "the reset to be refused")
+    assert holding.estop(False).success
+    holding.spin(0.2)
+    assert holding.status["state"] == "estop"
+    holding.until(lambda: holding.reset().success, "the reset to be granted")
+    holding.until_state("hold")
+    assert holding.status["fault"] == "none"
+
+
+def test_diagnostics_tell_rates_costs_and_counts(holding: Bench) -> None:
+    holding.diagnostics = {}
+    holding.until(lambda: float(holding.diagnostics.get("loop_rate_hz", 0)) > 0, "diagnostics")
+    values = holding.diagnostics
+    assert 100 < float(values["loop_rate_hz"]) < 600
+    assert int(values["ticks"]) > 0 and int(values["joint_states_accepted"]) > 0
+    assert values["policy"] == "near_home.onnx" and len(values["policy_sha256"]) == 64
+    for key in (
+        "period_error_ms_p50_p99_max",
+        "total_us_p50_p99",
+        "state_age_ms_p50_p99",
+        "deadline_misses",
+        "safety_interventions",
+        "interventions_acceleration",
+    ):
+        assert "nan" not in values[key]
+
+
+def test_a_transition_that_the_state_lacks_does_not_end_the_node(holding: Bench) -> None:
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+
+    client = holding.node.create_client(ChangeState, "policy_node/change_state")
+    holding.until(client.service_is_ready, "the service")
+    client.call_async(
+        ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+    )
+    holding.spin(0.5)
+    before = len(holding.commands)
+    holding.spin(0.3)
+    assert len(holding.commands) > before and holding.lifecycle() == "active"
+
+
+def test_parameters_cannot_change_once_configured(holding: Bench) -> None:
+    from rcl_interfaces.msg import Parameter, ParameterValue
+    from rcl_interfaces.srv import SetParameters
+
+    value = ParameterValue(type=3, double_value=0.5)
+    request = SetParameters.Request(parameters=[Parameter(name="noise_scale", value=value)])
+    result = holding.call(SetParameters, "policy_node/set_parameters", request).results[0]
+    assert not result.successful and "configure" in result.reason
+
+
+def test_the_control_process_imports_neither_torch_nor_gymnasium(holding: Bench) -> None:
+    pid = holding.children[1].process.pid
+    mapped = Path(f"/proc/{pid}/maps").read_text()
+    assert "onnxruntime" in mapped
+    assert "torch" not in mapped and "gymnasium" not in mapped
+
+
+def test_the_whole_life_cycle_can_be_repeated(bench: Bench, policy_path: Path) -> None:
+    FakeDriver(bench)
+    node = bench.start_policy_node(policy_path)
+    for _ in range(2):
+        assert bench.lifecycle() == "unconfigured"
+        assert bench.transition("configure")
+        assert bench.lifecycle() == "inactive"
+        bench.commands.clear()
+        bench.spin(0.3)
+        assert not bench.commands, "commands while inactive"
+        assert bench.transition("activate")
+        assert bench.lifecycle() == "active"
+        bench.until(lambda: len(bench.commands) > 20, "commands")
+        np.testing.assert_array_equal(bench.commands[0][1], bench.robot.home_rad)
+        bench.assert_never_moved()
+        assert bench.transition("deactivate")
+        bench.spin(0.2)
+        count = len(bench.commands)
+        bench.spin(0.3)
+        assert len(bench.commands) == count, "commands after deactivation"
+        assert bench.transition("cleanup")
+    node.signal(signal.SIGINT)
+    assert bench.until_exit(node) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ramps_the_arm_down_and_ends_the_process_with_status_0(
+    bench: Bench, policy_path: Path, near_goal: np.ndarray, number: int
+) -> None:
+    sim = bench.start("sim_node")
+    node = bench.start_policy_node(policy_path, autostart=True)
+    bench.until_state("hold")
+    bench.send_goal(near_goal)
+    bench.until_state("tracking")
+    bench.spin(0.2)
+    bench.commands.clear()
+    node.signal(number)
+    assert bench.until_exit(node, timeout_s=5.0) == 0
+    bench.spin(0.2)
+    last = np.array([values for _, values in bench.commands[-3:]])
+    speed = np.abs(np.diff(last, axis=0)).max() * bench.robot.control_rate_hz
+    assert speed < 0.1, "the last commands were still moving"
+    sim.signal(number)
+    assert bench.until_exit(sim, timeout_s=5.0) == 0
+
+
+def test_nodes_and_topics_follow_a_namespace(
+    robot: RobotConfig, local_ros: None, policy_path: Path, near_goal: np.ndarray
+) -> None:
+    with open_bench(robot, namespace="/left") as bench:
+        bench.start("sim_node")
+        bench.start_policy_node(policy_path, autostart=True)
+        bench.until_state("hold")
+        bench.send_goal(near_goal)
+        bench.until(lambda: bench.states and bench.goal_error_m(near_goal) < 0.02, "the goal")
+        topics = dict(bench.node.get_topic_names_and_types())
+        assert {"/left/joint_states", "/left/forward_position_controller/commands"} <= set(topics)
+
+
+@pytest.mark.parametrize("interface", ["forward_velocity", "joint_trajectory"])
+def test_other_command_interfaces_reach_a_goal(
+    bench: Bench, policy_path: Path, near_goal: np.ndarray, interface: str
+) -> None:
+    bench.start("sim_node", command_interface=interface)
+    bench.start_policy_node(policy_path, autostart=True, command_interface=interface)
+    bench.until_state("hold")
+    bench.send_goal(near_goal)
+    bench.until(lambda: bench.states and bench.goal_error_m(near_goal) < 0.02, "the goal")
+    assert bench.status["fault"] == "none"

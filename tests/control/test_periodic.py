@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that ticks on absolute deadlines."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+
+from smfp_control.periodic import PeriodicThread, Ring
+
+
+def test_a_ring_keeps_the_last_values() -> None:
+    ring = Ring(4)
+    assert np.isnan(ring.percentiles(50)).all()
+    for value in range(10):
+        ring.add(value)
+    assert ring.percentiles(0, 100).tolist() == [6, 9]
+    ring.clear()
+    assert np.isnan(ring.percentiles(50)).all()
+
+
+def test_ticks_do_not_drift() -> None:
+    starts: list[int] = []
+    done = threading.Event()
+
+    def tick(now_ns: int) -> bool:
+        starts.append(now_ns)
+        time.sleep(0.004)
+        if len(starts) == 50:
+            done.set()
+        return not done.is_set()
+
+    thread = PeriodicThread("test", 0.01, tick)
+    thread.start()
+    assert done.wait(10.0) and thread.join(5.0)
+    # Every start lies on the grid of the first, or later by what the system delayed it: were each
+    # period added to the tick before, 49 ticks of 4 ms would have moved it by far more.
+    offsets = (np.array(starts) - starts[0]) % 10_000_000
+    late = np.minimum(offsets, 10_000_000 - offsets)
+    assert np.median(late) < 2_000_000
+
+
+def test_missed_deadlines_are_skipped_and_counted() -> None:
+    starts: list[int] = []
+
+    def tick(now_ns: int) -> bool:
+        starts.append(now_ns)
+        if len(starts) == 3:
+            time.sleep(0.055)
+        return len(starts) < 6
+
+    thread = PeriodicThread("test", 0.01, tick)
+    thread.start()
+    assert thread.join(5.0)
+    assert thread.misses >= 5
+    # No burst after the stall.
+    assert min(np.diff(starts[3:])) > 1_000_000
+
+
+def test_a_stopped_thread_is_gone() -> None:
+    thread = PeriodicThread("test", 0.001, lambda now_ns: True)
+    assert not thread.alive
+    thread.start()
+    assert thread.alive
+    assert thread.stop(5.0) and not thread.alive
+
+
+def test_a_thread_that_was_never_started_can_be_stopped() -> None:
+    assert PeriodicThread("test", 0.001, lambda now_ns: True).stop(1.0)
