@@ -15,14 +15,22 @@ The arm then holds where it is until a goal comes on /policy_node/goal; keep a h
 emergency stop. `ros2 launch smfp_control hardware.launch.py --show-args` lists all arguments.
 """
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from launch import LaunchContext, LaunchDescription
+
 PACKAGE = "smfp_control"
+
+
+def end_launch(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
+    """Nothing runs on without a node; during a shutdown, another one would be an error."""
+    reason = f"{event.process_name} ended"
+    return [] if context.is_shutdown else [Shutdown(reason=reason)]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -49,7 +57,7 @@ def generate_launch_description() -> LaunchDescription:
                 "command_interface",
                 default_value="",
                 choices=["", "forward_position", "forward_velocity", "joint_trajectory"],
-                description="What the active controller takes; empty: as the robot description says",
+                description="What the controller takes; empty: as the robot description says",
             ),
             DeclareLaunchArgument(
                 "joint_states_topic",
@@ -71,7 +79,7 @@ def generate_launch_description() -> LaunchDescription:
                 "autostart",
                 default_value="false",
                 choices=["true", "false"],
-                description="Bring the node to active without being asked; leave it off on hardware",
+                description="Bring the node to active unasked; leave it off on hardware",
             ),
             LifecycleNode(
                 package=PACKAGE,
@@ -100,7 +108,7 @@ def generate_launch_description() -> LaunchDescription:
                         ),
                     },
                 ],
-                on_exit=Shutdown(reason="policy_node ended"),
+                on_exit=end_launch,
             ),
         ]
     )

@@ -14,14 +14,22 @@ Then send a goal (base frame, metres):
 `ros2 launch smfp_control sim.launch.py --show-args` lists all arguments.
 """
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from launch import LaunchContext, LaunchDescription
+
 PACKAGE = "smfp_control"
+
+
+def end_launch(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
+    """Nothing runs on without a node; during a shutdown, another one would be an error."""
+    reason = f"{event.process_name} ended"
+    return [] if context.is_shutdown else [Shutdown(reason=reason)]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -73,7 +81,7 @@ def generate_launch_description() -> LaunchDescription:
                         ),
                     },
                 ],
-                on_exit=Shutdown(reason="sim_node ended"),
+                on_exit=end_launch,
             ),
             LifecycleNode(
                 package=PACKAGE,
@@ -96,7 +104,7 @@ def generate_launch_description() -> LaunchDescription:
                         ),
                     },
                 ],
-                on_exit=Shutdown(reason="policy_node ended"),
+                on_exit=end_launch,
             ),
         ]
     )

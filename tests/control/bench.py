@@ -44,6 +44,7 @@ class Bench:
 
     Attributes:
         status: values of the last ``~/status``, with its ``message`` and ``level``.
+        domain_id: of the bench and of all that it starts.
         diagnostics: values of the last ``/diagnostics``.
         commands: (steady time, values) of every command seen.
         states: (steady time, message) of every joint state seen.
@@ -58,9 +59,9 @@ class Bench:
         self.states: list[tuple[float, JointState]] = []
         self.children: list[Child] = []
         self._namespace = namespace
-        self._domain_id = free_domain_id()
+        self.domain_id = free_domain_id()
         self._context = Context()
-        self._context.init(args=[], domain_id=self._domain_id)
+        self._context.init(args=[], domain_id=self.domain_id)
         self.node = Node("bench", context=self._context, namespace=namespace)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
@@ -102,7 +103,7 @@ class Bench:
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             arguments += ["-p", f"{name}:={text}"]
-        environment = {"ROS_DOMAIN_ID": str(self._domain_id)}
+        environment = {"ROS_DOMAIN_ID": str(self.domain_id)}
         child = Child(f"smfp_control.{module}", arguments, environment)
         self.children.append(child)
         return child
@@ -207,13 +208,15 @@ class FakeDriver:
     ``change`` edits each message before it is sent; None instead of a message sends nothing.
     """
 
-    def __init__(self, bench: Bench, position: Any = None) -> None:
+    def __init__(self, bench: Bench, position: Any = None, topic: str = "") -> None:
         robot = bench.robot
         self._names = list(robot.joint_names)
         self._node = bench.node
         self.position = list(robot.home_rad if position is None else position)
         self.change: Callable[[JointState], JointState | None] = lambda message: message
-        self._publisher = bench.node.create_publisher(JointState, robot.topics.joint_states, 10)
+        self._publisher = bench.node.create_publisher(
+            JointState, topic or robot.topics.joint_states, 10
+        )
         bench.node.create_timer(0.004, self._publish)
 
     def _publish(self) -> None:
