@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -37,6 +36,8 @@ class TrainConfig:
     """Transitions kept; never more than ``steps``."""
     discount: float = 0.99
     """Discount factor of one policy step."""
+    n_step: int = 1
+    """Steps of reward in a TD target before it bootstraps."""
     target_rate: float = 0.005
     """Rate of the target critics' moving average."""
     actor_learning_rate: float = 3e-4
@@ -80,8 +81,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive = (
-            "steps updates_per_round update_every batch_size replay_capacity loss_candidates "
-            "eval_every eval_episodes checkpoint_every log_every noise_choices "
+            "steps n_step updates_per_round update_every batch_size replay_capacity "
+            "loss_candidates eval_every eval_episodes checkpoint_every log_every noise_choices "
             "actor_learning_rate critic_learning_rate temperature_learning_rate "
             "mirror_step target_std initial_temperature"
         )
@@ -116,8 +117,3 @@ def load_config(path: str | Path) -> TrainConfig:
     except ConfigError as error:
         text = str(error)
         raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from error
-
-
-def with_steps(config: TrainConfig, steps: int) -> TrainConfig:
-    """The same configuration with another length."""
-    return dataclasses.replace(config, steps=steps)

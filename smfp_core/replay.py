@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -12,17 +13,22 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Transitions; ``terminated`` is 1 where the task ended, 0 where it was merely cut off."""
+    """Transitions over one or more steps.
+
+    The TD target is ``reward + bootstrap * value(next_observation)``: ``bootstrap`` is the discount
+    to the power of the steps taken, and 0 where the task ended; where it was merely cut off by a
+    time limit, it is not.
+    """
 
     observation: Tensor  # [B, n_obs]
     action: Tensor  # [B, n_act]
-    reward: Tensor  # [B]
+    reward: Tensor  # [B], discounted sum over the steps
     next_observation: Tensor  # [B, n_obs]
-    terminated: Tensor  # [B]
+    bootstrap: Tensor  # [B]
 
 
 class ReplayBuffer:
-    """A ring of float32 rows (observation, action, reward, next observation, terminated).
+    """A ring of float32 rows (observation, action, reward, next observation, bootstrap).
 
     A transition lies in one row, so that a draw is one gather of contiguous memory.
     """
@@ -39,7 +45,7 @@ class ReplayBuffer:
         action: NDArray[np.floating],
         reward: float,
         next_observation: NDArray[np.floating],
-        terminated: bool,
+        bootstrap: float,
     ) -> None:
         """Append one transition, in place of the oldest once full."""
         row, n, m = self._rows[self._next], self.n_obs, self.n_act
@@ -47,7 +53,7 @@ class ReplayBuffer:
         row[n : n + m] = action
         row[n + m] = reward
         row[n + m + 1 : -1] = next_observation
-        row[-1] = terminated
+        row[-1] = bootstrap
         self._next = (self._next + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
@@ -79,3 +85,57 @@ class ReplayBuffer:
         self.size = len(rows)
         self._rows[: self.size] = rows
         self._next = int(state["next"][0])
+
+
+class MultiStep:
+    """Joins the last ``steps`` transitions of an episode into one before they enter a buffer.
+
+    A reward then reaches the value of earlier states ``steps`` times as fast, which matters where
+    one action of 20 ms changes little. The intermediate actions are those of the policy that
+    collected them; like most multi-step learners, this one does not correct for that.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, steps: int, discount: float) -> None:
+        self._buffer, self._steps, self._discount = buffer, steps, discount
+        # Waiting transitions: (observation, action, rewards so far).
+        self._waiting: deque[tuple[NDArray[np.float32], NDArray[np.float32], list[float]]] = deque()
+
+    def add(
+        self,
+        observation: NDArray[np.float32],
+        action: NDArray[np.float32],
+        reward: float,
+        next_observation: NDArray[np.float32],
+        terminated: bool,
+        truncated: bool,
+    ) -> None:
+        """Take one step of an episode; whatever is complete goes to the buffer."""
+        self._waiting.append((observation, action, []))
+        for _, _, rewards in self._waiting:
+            rewards.append(reward)
+        ended = terminated or truncated
+        while self._waiting and (ended or len(self._waiting[0][2]) == self._steps):
+            start, first_action, rewards = self._waiting.popleft()
+            total = sum(r * self._discount**k for k, r in enumerate(rewards))
+            bootstrap = 0.0 if terminated else self._discount ** len(rewards)
+            self._buffer.add(start, first_action, total, next_observation, bootstrap)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Arrays that ``restore`` takes back."""
+        n, m = self._buffer.n_obs, self._buffer.n_act
+        rewards = np.full((len(self._waiting), self._steps), np.nan)
+        for row, item in zip(rewards, self._waiting, strict=True):
+            row[: len(item[2])] = item[2]
+        return {
+            "observations": np.array([w[0] for w in self._waiting], np.float32).reshape(-1, n),
+            "actions": np.array([w[1] for w in self._waiting], np.float32).reshape(-1, m),
+            "rewards": rewards,
+        }
+
+    def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
+        """Take over the waiting transitions of another instance."""
+        self._waiting.clear()
+        rows = zip(state["observations"], state["actions"], state["rewards"], strict=True)
+        for observation, action, rewards in rows:
+            kept = [float(r) for r in rewards if not np.isnan(r)]
+            self._waiting.append((observation, action, kept))

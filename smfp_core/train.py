@@ -37,7 +37,7 @@ from smfp_core.config import TrainConfig, load_config
 from smfp_core.contract import keep_contract
 from smfp_core.evaluate import MODES, run_episodes
 from smfp_core.progress import RunLog
-from smfp_core.replay import ReplayBuffer
+from smfp_core.replay import MultiStep, ReplayBuffer
 from smfp_core.strict import ConfigError, to_mapping
 
 
@@ -65,6 +65,7 @@ class Trainer:
         )
         self.agent = SmfpAgent(config, n_obs, self.n_act)
         self.replay = ReplayBuffer(min(config.replay_capacity, config.steps), n_obs, self.n_act)
+        self.multi_step = MultiStep(self.replay, config.n_step, config.discount)
         self.rng = np.random.default_rng(config.seed)
         self.collector = Collector(self.env, config.seed)
         self.step = 0
@@ -98,13 +99,7 @@ class Trainer:
             action = self.agent.act(self.collector.observation)
         transition = self.collector.step(action)
         self.agent.normalizer.update(torch.from_numpy(transition.observation))
-        self.replay.add(
-            transition.observation,
-            transition.action,
-            transition.reward,
-            transition.next_observation,
-            transition.terminated,
-        )
+        self.multi_step.add(*transition[:-1])
         if transition.terminated or transition.truncated:
             log.episode(transition.info["episode_return"], transition.info.get("is_success"))
         self.step += 1
@@ -155,6 +150,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of everything that decides what comes next."""
         arrays = {f"replay.{k}": v for k, v in self.replay.state().items()}
+        arrays |= {f"multi_step.{k}": v for k, v in self.multi_step.state().items()}
         arrays |= {f"collector.{k}": v for k, v in self.collector.state().items()}
         values = {"rng": checkpoint.generator_state(self.rng), "wall_s": self.wall_s}
         checkpoint.save(self.folder / "checkpoints", self.step, self.agent.state(), arrays, values)
@@ -169,6 +165,7 @@ class Trainer:
         tensors, arrays, values = checkpoint.load(path)
         self.agent.restore(tensors)
         self.replay.restore(_under(arrays, "replay."))
+        self.multi_step.restore(_under(arrays, "multi_step."))
         self.collector.restore(_under(arrays, "collector."))
         self.rng.bit_generator.state = values["rng"]
         self.step, self.wall_s = values["step"], values["wall_s"]

@@ -3,11 +3,12 @@
 
 One update, top to bottom in ``SmfpAgent.update``:
 
-    critics      y = r + gamma (1 - terminated) (min_i Q'_i(s', a') - alpha log pi(a'|s'))
+    critics      y = R + bootstrap (min_i Q'_i(s', a') - alpha log pi(a'|s'))
     actor        L = L_SAC + lambda L_Mirror + bound penalty
     temperature  alpha moves the policy's entropy to its target
 
-Truncation by a time limit is bootstrapped; termination is not.
+R is the discounted reward over the transition's steps; bootstrap the discount to their number, and
+0 after a termination. Truncation by a time limit is bootstrapped.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class SmfpAgent:
             next_q = self.target_critics.least(next_observation, next_actions.clamp(-1, 1))
             best = next_q.argmax(-1, keepdim=True)
             soft_value = (next_q - alpha * next_log_prob).gather(-1, best).squeeze(-1)
-            td_target = batch.reward + config.discount * (1 - batch.terminated) * soft_value
+            td_target = batch.reward + batch.bootstrap * soft_value
         q = self.critics(observation, batch.action)
         critic_loss = (q - td_target).square().mean(-1).sum()
         self.critic_optimizer.zero_grad(set_to_none=True)

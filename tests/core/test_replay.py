@@ -2,13 +2,13 @@
 import numpy as np
 import pytest
 
-from smfp_core.replay import ReplayBuffer
+from smfp_core.replay import MultiStep, ReplayBuffer
 
 
 def filled(count: int, capacity: int = 5) -> ReplayBuffer:
     buffer = ReplayBuffer(capacity, n_obs=2, n_act=1)
     for i in range(count):
-        buffer.add(np.full(2, i), np.full(1, 10 + i), 20 + i, np.full(2, 30 + i), i % 2 == 0)
+        buffer.add(np.full(2, i), np.full(1, 10 + i), 20 + i, np.full(2, 30 + i), i % 2)
     return buffer
 
 
@@ -20,7 +20,7 @@ def test_a_draw_returns_whole_transitions():
     assert (batch.action[:, 0] == 10 + i).all()
     assert (batch.reward == 20 + i).all()
     assert (batch.next_observation == (30 + i)[:, None]).all()
-    assert (batch.terminated == (i % 2 == 0)).all()
+    assert (batch.bootstrap == i % 2).all()
 
 
 def test_the_oldest_are_replaced():
@@ -34,7 +34,7 @@ def test_restored_buffer_goes_on_alike():
     original, other = filled(7), ReplayBuffer(5, 2, 1)
     other.restore(original.state())
     for buffer in (original, other):
-        buffer.add(np.zeros(2), np.zeros(1), 99.0, np.zeros(2), False)
+        buffer.add(np.zeros(2), np.zeros(1), 99.0, np.zeros(2), 0.0)
     draws = [b.sample(50, np.random.default_rng(1)).reward.tolist() for b in (original, other)]
     assert draws[0] == draws[1]
 
@@ -42,3 +42,42 @@ def test_restored_buffer_goes_on_alike():
 def test_content_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
         ReplayBuffer(5, n_obs=3, n_act=1).restore(filled(2).state())
+
+
+def played(steps: int, rewards: list[float], *, terminated: bool, truncated: bool) -> np.ndarray:
+    """Rows of a buffer after one episode that ends so; observation i leads to i + 1."""
+    buffer = ReplayBuffer(100, n_obs=1, n_act=1)
+    joiner = MultiStep(buffer, steps, discount=0.5)
+    for i, reward in enumerate(rewards):
+        last = i == len(rewards) - 1
+        step = (np.full(1, i), np.zeros(1), reward, np.full(1, i + 1))
+        joiner.add(*step, terminated and last, truncated and last)
+    return buffer.state()["rows"]
+
+
+def test_steps_are_joined_with_their_discounted_reward():
+    rows = played(3, [1.0, 2.0, 4.0, 8.0], terminated=False, truncated=False)
+    # observation, action, reward, next observation, bootstrap; the last two steps still wait.
+    np.testing.assert_allclose(rows, [[0, 0, 3.0, 3, 0.125], [1, 0, 6.0, 4, 0.125]])
+
+
+def test_termination_is_not_bootstrapped_and_truncation_is():
+    for terminated, bootstrap in ((True, [0, 0, 0]), (False, [0.25, 0.25, 0.5])):
+        rows = played(2, [1.0, 2.0, 4.0], terminated=terminated, truncated=not terminated)
+        np.testing.assert_allclose(rows[:, 2], [2.0, 4.0, 4.0])
+        np.testing.assert_allclose(rows[:, 3], [2, 3, 3])
+        # Even the first row, whose two steps end before the last: only the end decides.
+        np.testing.assert_allclose(rows[1:, 4], bootstrap[1:])
+        assert rows[0, 4] == 0.25
+
+
+def test_no_transition_joins_two_episodes():
+    buffer = ReplayBuffer(100, n_obs=1, n_act=1)
+    joiner = MultiStep(buffer, 3, discount=1.0)
+    for episode in range(2):
+        for i in range(4):
+            observation = np.full(1, 10 * episode + i)
+            joiner.add(observation, np.zeros(1), 1.0, observation + 1, False, i == 3)
+    rows = buffer.state()["rows"]
+    assert len(rows) == 8
+    assert (rows[:, 3] - rows[:, 0] == rows[:, 2]).all()

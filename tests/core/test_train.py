@@ -21,6 +21,7 @@ CONFIG = {
     "steps": 900,
     "warmup_steps": 300,
     "batch_size": 32,
+    "n_step": 3,
     "actor_hidden": [32, 32],
     "critic_hidden": [32, 32],
     "act_candidates": 4,
