@@ -9,7 +9,6 @@ neither). *sampled*: new noise at every step. Both are the deployed one-step sam
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +27,8 @@ from smfp_core import checkpoint
 from smfp_core.collector import EVALUATION, episode_seed, make_env
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.policy_file import PolicyFile
-from smfp_core.strict import ConfigError
+from smfp_core.provenance import here
+from smfp_core.strict import ConfigError, from_mapping, to_mapping
 
 Sampler = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 Mode = Literal["deterministic", "sampled"]
@@ -118,8 +118,6 @@ def _load(
     path: Path,
 ) -> tuple[TrainConfig, Sampler, NDArray[np.float32], gymnasium.Env]:
     if path.suffix == ".onnx":
-        from smfp_core.strict import from_mapping
-
         file = PolicyFile.load(path)
         config = from_mapping(TrainConfig, file.metadata.training.config)
         return (
@@ -163,11 +161,10 @@ def main() -> None:
     Console().print(table)
     if arguments.json:
         record = {
-            "command": " ".join(["python -m smfp_core.evaluate", *sys.argv[1:]]),
+            "measured_by": to_mapping(here("smfp_core.evaluate")),
             "env_id": config.env_id,
             "seed": arguments.seed,
             "wall_s": round(time.monotonic() - started, 1),
-            "machine": f"{platform.machine()}, Python {platform.python_version()}",
             "results": [asdict(r) for r in results],
         }
         checkpoint.write_atomically(arguments.json, json.dumps(record, indent=2) + "\n")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +40,7 @@ from smfp_core.policy_file import (
     TrainingRecord,
     seal,
 )
+from smfp_core.provenance import read_provenance
 from smfp_core.strict import ConfigError, to_mapping
 
 GOLDEN_ROWS = 8
@@ -144,6 +144,7 @@ def policy_metadata(
     noise: NDArray[np.float32],
     golden: GoldenVectors,
     env_steps: int,
+    git_revision: str,
 ) -> PolicyMetadata:
     """Everything that the file says of itself."""
     return PolicyMetadata(
@@ -157,7 +158,7 @@ def policy_metadata(
             env_id=config.env_id,
             env_steps=env_steps,
             seed=config.seed,
-            git_revision=git_revision(),
+            git_revision=git_revision,
             config=to_mapping(config),
         ),
         golden=golden,
@@ -165,27 +166,10 @@ def policy_metadata(
     )
 
 
-def git_revision() -> str:
-    """Revision of the checkout that this module lies in, '+' if changed; 'unknown' outside one."""
-    folder = Path(__file__).resolve().parent
-    try:
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return revision + ("+" if changed else "")
-
-
 def export_run(run: Path, output: Path) -> PolicyFile:
     """Write the newest checkpoint of ``run`` as a policy file and load it back.
+
+    A small JSON beside it says which command and revision trained it, and how long that took.
 
     Raises:
         ConfigError, CheckpointError: the run is incomplete, or its task has no policy contract.
@@ -207,9 +191,20 @@ def export_run(run: Path, output: Path) -> PolicyFile:
     observations = np.ascontiguousarray(rows[chosen, :n_obs], np.float32)
     golden = golden_vectors(agent, observations, config.seed)
     noise = deterministic_noise(run, n_act)
-    metadata = policy_metadata(agent, config, contract, noise, golden, values["step"])
+    origin = read_provenance(run)
+    metadata = policy_metadata(
+        agent, config, contract, noise, golden, values["step"], origin.git_revision
+    )
     write_policy_file(output, policy_graph(agent), metadata)
-    return PolicyFile.load(output)
+    policy = PolicyFile.load(output)
+    record = {
+        "trained_by": to_mapping(origin),
+        "env_steps": values["step"],
+        "wall_s": round(values["wall_s"], 1),
+        "sha256": policy.sha256,
+    }
+    checkpoint.write_atomically(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+    return policy
 
 
 @dataclass

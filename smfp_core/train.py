@@ -37,6 +37,7 @@ from smfp_core.config import TrainConfig, load_config
 from smfp_core.contract import keep_contract
 from smfp_core.evaluate import MODES, run_episodes
 from smfp_core.progress import RunLog
+from smfp_core.provenance import keep_provenance
 from smfp_core.replay import MultiStep, ReplayBuffer
 from smfp_core.strict import ConfigError, to_mapping
 
@@ -229,6 +230,8 @@ def main() -> None:
         trainer = Trainer(config, folder)
         if resume:
             trainer.restore()
+        else:
+            keep_provenance(folder, "smfp_core.train")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

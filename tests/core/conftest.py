@@ -52,6 +52,6 @@ def policy_path(
     observations = rng.standard_normal((4, contract.observation.size)).astype(np.float32)
     golden = golden_vectors(reach_agent, observations, seed=0)
     noise = rng.standard_normal(contract.action.size).astype(np.float32)
-    metadata = policy_metadata(reach_agent, small_config, contract, noise, golden, env_steps=0)
+    metadata = policy_metadata(reach_agent, small_config, contract, noise, golden, 0, "test")
     write_policy_file(path, policy_graph(reach_agent), metadata)
     return path

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a result comes from: the command, the revision and the machine that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from smfp_core.checkpoint import write_atomically
+from smfp_core.strict import from_mapping, load_yaml, to_mapping
+
+_FILE = "provenance.json"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Recorded with every run and every measured result."""
+
+    command: str
+    git_revision: str
+    machine: str
+
+
+def here(module: str) -> Provenance:
+    """Provenance of the running command ``python -m module``."""
+    cores = len(os.sched_getaffinity(0))
+    return Provenance(
+        command=" ".join(["python -m", module, *sys.argv[1:]]),
+        git_revision=git_revision(),
+        machine=f"{platform.machine()}, {cores} cores, Python {platform.python_version()}",
+    )
+
+
+def keep_provenance(folder: Path, module: str) -> None:
+    """Write the provenance of a new run into its folder."""
+    text = json.dumps(to_mapping(here(module)), indent=1)
+    write_atomically(folder / _FILE, text + "\n")
+
+
+def read_provenance(folder: Path) -> Provenance:
+    """What ``keep_provenance`` wrote.
+
+    Raises:
+        ConfigError: it is missing or malformed.
+    """
+    return from_mapping(Provenance, load_yaml(folder / _FILE))
+
+
+def git_revision() -> str:
+    """Revision of the checkout that this module lies in, '+' if changed; 'unknown' outside one."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", ":/smfp_core", ":/sim")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
