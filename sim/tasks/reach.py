@@ -7,16 +7,19 @@ control rate by ``action_to_command``; physics and servo at every control tick. 
 by truncation; contact with the arm itself or the floor terminates. Success: within 2 cm at every
 policy step of the last 0.5 s, without contact on the way.
 
-Reward of a step, with d the distance in metres after it, w the reference velocity and u the
-commanded velocity, both as fractions of the greatest one:
+Reward of a step, with d the distance in metres after it and d0 before it, w the reference velocity
+and u the commanded velocity, both as fractions of the greatest one:
 
-    0.4 (1 - d) + 0.3 exp(-d / 0.1) + 0.5 exp(-d / 0.02) - 0.05 mean(w^2) - 0.02 mean((u - w)^2)
+    20 (d0 - d) + 0.4 (1 - d) + 0.3 exp(-d / 0.1) + 0.5 exp(-d / 0.02)
+        - 0.02 mean(w^2) - 0.005 mean((u - w)^2)
 
-The first term pulls from afar. The exponentials keep a gradient at the goal itself, 25/m, where a
-squared distance would fade; that is what brings millimetres. The last two ask for rest and for
-commands that the acceleration limit can follow; both are functions of observation and action. At
-rest on the goal the reward is 1.2; it is positive wherever the arm can be soon, so that ending an
-episode by contact never pays, and the contact itself costs 1 on top.
+Progress pays at once: one action changes the tool's path by a few millimetres only, which the
+later rewards show too faintly through a learned value. Its sum over an episode depends on the
+two ends alone. The exponentials keep a gradient at the goal itself, 25/m, where a squared
+distance would fade; that is what brings millimetres. The last two ask for rest and for commands
+that the acceleration limit can follow, and stay well below what motion towards the goal earns.
+At rest on the goal the reward is 1.2; it is positive wherever the arm can be soon, so that ending
+an episode by contact never pays, and the contact itself costs 1 on top.
 """
 
 from __future__ import annotations
@@ -146,6 +149,7 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             raise ValueError(f"action must be finite, got {action}")
         wanted = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         haste = wanted - self._reference.velocity / self._limits.velocity
+        before = self._distance()
         contact = diverged = False
         try:
             for _ in range(self._action_spec.ticks_per_action):
@@ -163,11 +167,12 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._steps_at_goal = self._steps_at_goal + 1 if near else 0
         speed = self._reference.velocity / self._limits.velocity
         reward = (
-            0.4 * (1.0 - distance)
+            20.0 * (before - distance)
+            + 0.4 * (1.0 - distance)
             + 0.3 * np.exp(-distance / 0.1)
             + 0.5 * np.exp(-distance / 0.02)
-            - 0.05 * (speed @ speed) / speed.size
-            - 0.02 * (haste @ haste) / haste.size
+            - 0.02 * (speed @ speed) / speed.size
+            - 0.005 * (haste @ haste) / haste.size
             - FAILURE_PENALTY * failed
         )
         return self._observe(), float(reward), failed, False, self._info(contact, diverged)
