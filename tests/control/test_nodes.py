@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,3 +204,11 @@ def test_other_command_interfaces_reach_a_goal(
     bench.send_goal(near_goal)
     bench.until(lambda: bench.states and bench.goal_error_m(near_goal) < 0.02, "the goal")
     assert bench.status["fault"] == "none"
+
+
+@pytest.mark.parametrize("module", ["policy_node", "sim_node"])
+def test_help_lists_every_parameter(module: str) -> None:
+    command = [sys.executable, "-m", f"smfp_control.{module}", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "ros2 run smfp_control" in text and f"{module}: " in text
+    assert "command_interface (string" in text

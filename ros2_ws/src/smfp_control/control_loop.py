@@ -21,13 +21,8 @@ from smfp_control.faults import Fault, FaultKind, FaultLatch
 from smfp_control.joint_state import JointStateMessage, JointStateReader
 from smfp_control.noise import NoiseSource
 from smfp_control.periodic import Ring
-from smfp_control.safety import KINDS, Intervention, StateMonitor, filter_command
-from smfp_core.reference import (
-    Reference,
-    ReferenceLimits,
-    action_to_command,
-    advance_reference,
-)
+from smfp_control.safety import KINDS, Intervention, SafetyFilter, StateMonitor
+from smfp_core.reference import Reference, ReferenceLimits, action_to_command
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import (
     ActionSpec,
@@ -158,11 +153,12 @@ class ControlLoop:
         self._take_message = take_message
         self._send = send
         self._missed_deadlines = missed_deadlines
-        self._limits = robot.limits
         self._dt = 1.0 / robot.control_rate_hz
+        self._filter = SafetyFilter(robot.limits, self._dt)
+        self._step = robot.limits.acceleration * self._dt
+        self._ramp = np.zeros(n)
         self._timeout_ns = round(settings.state_timeout_s * 1e9)
         self._window_ns = round(settings.deadline_window_s * 1e9)
-        self._zeros = np.zeros(n)
         self._desired = Reference.at_rest(np.zeros(n))
         self._robot_state = RobotState(
             self.reader.position,
@@ -174,7 +170,7 @@ class ControlLoop:
         self._use_policy(policy)
         self._goal: FloatArray | None = None
         self._tracked: FloatArray | None = None
-        self._stopping = False
+        self._begun = self._stopping = False
         self._clear_requested = False
         self._present: Fault | None = None
         self._refused: Fault | None = None
@@ -267,10 +263,16 @@ class ControlLoop:
                 f"newest joint state is {age_ns * 1e-6:.0f} ms old (limit "
                 f"{self._settings.state_timeout_s * 1e3:g} ms): does the driver run?",
             )
-        return self._monitor.check_measured(reader.position, reader.velocity)
+        commanded = self.command.position if self._begun else None
+        return self._monitor.check(reader.position, reader.velocity, commanded)
+
+    def end(self) -> None:
+        """Commands have ended: the last one no longer says where the arm should be."""
+        self._begun = False
 
     def begin(self) -> None:
         """Start from the measured pose, at rest, without a goal. ``observe`` found no fault."""
+        self._begun = True
         self.command.position[:] = self.reader.position
         self.command.velocity[:] = 0.0
         self._goal = self._tracked = self._present = None
@@ -299,7 +301,7 @@ class ControlLoop:
             observed = desired = clock()
             self._latch.set(Fault(FaultKind.INTERNAL, f"{type(error).__name__}: {error}"))
             self._desired.velocity[:] = 0.0
-        kinds = filter_command(self._limits, self.command, self._desired.velocity, self._dt)
+        kinds = self._filter.apply(self.command, self._desired.velocity)
         if kinds is not Intervention.NONE:
             for kind in KINDS:
                 if kind & kinds:
@@ -321,11 +323,7 @@ class ControlLoop:
         return not (self._stopping and self.at_rest)
 
     def _supervise(self, now_ns: int) -> None:
-        fault = self.observe(now_ns)
-        if fault is None:
-            fault = self._monitor.check_tracking(self.command.position, self.reader.position)
-        if fault is None:
-            fault = self._check_deadlines(now_ns)
+        fault = self.observe(now_ns) or self._check_deadlines(now_ns)
         fault = self._latch.take_estop() or fault
         self._present = fault
         if self._clear_requested:
@@ -365,7 +363,10 @@ class ControlLoop:
         if goal is not None and self._phase == 0:
             self._sample(goal)
         if goal is None or self._latch.fault is not None:
-            advance_reference(self._limits, desired, self._zeros, self._dt)
+            # From a velocity that leaves room to brake, every slower one does.
+            np.maximum(command.velocity, -self._step, out=self._ramp)
+            np.minimum(self._ramp, self._step, out=self._ramp)
+            desired.velocity -= self._ramp
             return
         action_to_command(self._policy.action, self._policy_limits, self._action, desired)
         self._phase = (self._phase + 1) % self._policy.action.ticks_per_action

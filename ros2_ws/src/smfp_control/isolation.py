@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 # DDS-RTPS: the first port of domain d is 7400 + 250 d. Above 101 they reach the ephemeral range.
@@ -38,17 +40,24 @@ def free_domain_id() -> int:
 
 
 def local_environment() -> dict[str, str]:
-    """Environment variables that keep ROS traffic on this computer and off shared memory.
+    """Environment variables that keep ROS traffic on this computer, in a domain of its own.
 
-    A ``ROS_DOMAIN_ID`` that is set already stays. Fast DDS keeps segments in /dev/shm that a
-    killed process leaves behind; over the loopback interface it is as fast for small messages.
+    A ``ROS_DOMAIN_ID`` that is set already stays.
     """
     return {
         "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID") or str(free_domain_id()),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
         "OMP_NUM_THREADS": "1",
     }
+
+
+def shared_memory_of(pid: int) -> set[Path]:
+    """Segments in /dev/shm that the Fast DDS of process ``pid`` made for itself."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return set()
+    return {Path(path) for path in re.findall(r"/dev/shm/fast(?:rtps|dds)_[0-9a-f]{16}\b", maps)}
 
 
 class Child:
@@ -103,8 +112,13 @@ class Child:
     def close(self) -> None:
         """End it, by force if it is still running, and forget its output."""
         if self.process.poll() is None:
+            segments = shared_memory_of(self.process.pid)
             self.process.kill()
             self.process.wait()
+            # A process that ends in order removes its own; other participants' are not touched.
+            for segment in segments:
+                segment.unlink(missing_ok=True)
+                segment.with_name(f"{segment.name}_el").unlink(missing_ok=True)
         self._output.close()
 
 

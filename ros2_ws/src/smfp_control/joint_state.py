@@ -43,8 +43,8 @@ class JointStateReader:
     Attributes:
         position, velocity: float64 [n], rad and rad/s, in the robot's joint order.
         previous_position: the position before the last accepted message.
-        received_ns: steady time at which the last message was accepted; ``elapsed_s`` since the
-            one before it.
+        received_ns: steady time at which the last message was accepted.
+        elapsed_s: between that one and the one before it.
         accepted, out_of_order: counts of messages.
     """
 
@@ -53,11 +53,11 @@ class JointStateReader:
         self._joints = tuple(joint_names)
         self._names: list[str] = []
         self._index: np.ndarray | None = None
-        self.position = np.zeros(n)
-        self.velocity = np.zeros(n)
+        self._state = np.zeros((2, n))
+        self.position, self.velocity = self._state
         self.previous_position = np.zeros(n)
-        self._incoming = np.zeros(n)
-        self._incoming_velocity = np.zeros(n)
+        self._incoming = np.zeros((2, n))
+        self._finite = np.empty((2, n), np.bool_)
         self.out_of_order = 0
         self.clear()
 
@@ -93,10 +93,12 @@ class JointStateReader:
         if not len(message.velocity):
             self._differentiate((stamp_ns - self.stamp_ns) if stamp_ns else elapsed_ns)
         first = self.accepted == 0
-        self.previous_position[:] = self._incoming if first else self.position
-        self.position[:] = self._incoming
-        self.velocity[:] = self._incoming_velocity
-        self.elapsed_s = 0.0 if first else elapsed_ns * 1e-9
+        self.previous_position[:] = self._incoming[0] if first else self.position
+        self._state[:] = self._incoming
+        # A message that was held up on the way arrives shortly before the next one: then the
+        # stamps tell how far apart they are. Without stamps only the arrival is known.
+        stamped_ns = stamp_ns - self.stamp_ns if self.stamp_ns else 0
+        self.elapsed_s = 0.0 if first else max(elapsed_ns, stamped_ns) * 1e-9
         self.stamp_ns = stamp_ns
         self.received_ns = now_ns
         self.accepted += 1
@@ -122,27 +124,30 @@ class JointStateReader:
         return None
 
     def _read(self, message: JointStateMessage, index: np.ndarray) -> Fault | None:
-        for field, values, out, optional in (
-            ("position", message.position, self._incoming, False),
-            ("velocity", message.velocity, self._incoming_velocity, True),
-        ):
-            if optional and not len(values):
-                continue
-            if len(values) != len(self._names):
-                return Fault(
-                    FaultKind.INCOMPLETE_STATE,
-                    f"joint state has {len(values)} values of {field} for {len(self._names)} names",
-                )
-            np.take(np.asarray(values, np.float64), index, out=out)
-            if not np.isfinite(out).all():
-                joint = self._joints[int(np.argmin(np.isfinite(out)))]
-                text = f"{field} of {joint} in the joint state is not finite"
-                return Fault(FaultKind.NON_FINITE_STATE, text)
+        incoming, n = self._incoming, len(self._names)
+        position, velocity = message.position, message.velocity
+        if len(position) != n or (len(velocity) not in (0, n)):
+            field, values = ("position", position) if len(position) != n else ("velocity", velocity)
+            return Fault(
+                FaultKind.INCOMPLETE_STATE,
+                f"joint state has {len(values)} values of {field} for {n} names",
+            )
+        np.take(np.asarray(position, np.float64), index, out=incoming[0])
+        if len(velocity):
+            np.take(np.asarray(velocity, np.float64), index, out=incoming[1])
+        else:
+            incoming[1] = self.velocity
+        np.isfinite(incoming, out=self._finite)
+        if np.count_nonzero(self._finite) != incoming.size:
+            row, i = map(int, np.argwhere(~self._finite)[0])
+            text = f"{('position', 'velocity')[row]} of {self._joints[i]} in the joint state"
+            return Fault(FaultKind.NON_FINITE_STATE, f"{text} is not finite")
         return None
 
     def _differentiate(self, elapsed_ns: int) -> None:
-        if self.accepted == 0 or elapsed_ns <= 0:
-            self._incoming_velocity[:] = self.velocity if self.accepted else 0.0
-            return
-        np.subtract(self._incoming, self.position, out=self._incoming_velocity)
-        self._incoming_velocity /= elapsed_ns * 1e-9
+        velocity = self._incoming[1]
+        if self.accepted == 0:
+            velocity[:] = 0.0
+        elif elapsed_ns > 0:
+            np.subtract(self._incoming[0], self.position, out=velocity)
+            velocity /= elapsed_ns * 1e-9

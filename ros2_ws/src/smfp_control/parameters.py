@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import textwrap
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -226,6 +227,27 @@ def describe(cls: type) -> list[Row]:
             ]
         rows.append(Row(field.name, kind, field.default, descriptor, choices))
     return rows
+
+
+def help_text(cls: type, usage: str) -> str:
+    """What ``--help`` prints: ``usage``, then every parameter with its type, default and range."""
+    lines = [
+        usage.strip(),
+        "",
+        "Parameters (--ros-args -p NAME:=VALUE, or --params-file FILE):",
+        "",
+    ]
+    for row in describe(cls):
+        ranges = [*row.descriptor.floating_point_range, *row.descriptor.integer_range]
+        bounds = [f"from {r.from_value:g} to {r.to_value:g}" for r in ranges]
+        facts = [row.type.name.lower(), f"default {row.default!r}", *bounds]
+        if row.choices:
+            facts.append(row.descriptor.additional_constraints)
+        lines.append(f"  {row.name} ({', '.join(facts)})")
+        lines += textwrap.wrap(
+            row.descriptor.description, 90, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines)
 
 
 class DeclaredParameters(Generic[T]):

@@ -32,7 +32,12 @@ from smfp_control.commands import create_command_publisher
 from smfp_control.control_loop import ControlLoop, LoopSettings, LoopState
 from smfp_control.faults import Fault, FaultKind, FaultLatch
 from smfp_control.noise import NoiseSource
-from smfp_control.parameters import DeclaredParameters, ParameterError, PolicyNodeParameters
+from smfp_control.parameters import (
+    DeclaredParameters,
+    ParameterError,
+    PolicyNodeParameters,
+    help_text,
+)
 from smfp_control.periodic import PeriodicThread
 from smfp_control.polling import create_polled_subscription
 from smfp_control.process import RunnableNode, freeze_garbage, run_node
@@ -286,6 +291,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         ramp_s = float(np.max(limits.velocity / limits.acceleration))
         if not thread.join(ramp_s + 1.0) and not thread.stop(1.0):
             self.get_logger().fatal("the control thread does not end")
+        loop.end()
         self._thread = None
 
     def _release(self) -> None:
@@ -431,7 +437,11 @@ class PolicyNode(LifecycleNode, RunnableNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop."""
-    return run_node(PolicyNode, sys.argv[1:] if args is None else args)
+    args = sys.argv[1:] if args is None else args
+    if {"-h", "--help"} & set(args):
+        print(help_text(PolicyNodeParameters, __doc__))
+        return 0
+    return run_node(PolicyNode, args)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import enum
 import numpy as np
 
 from smfp_control.faults import Fault, FaultKind
-from smfp_core.reference import Reference, ReferenceLimits, admissible_velocity
+from smfp_core.reference import Reference, ReferenceLimits
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
 
@@ -29,65 +29,99 @@ class Intervention(enum.IntFlag):
 KINDS = tuple(kind for kind in Intervention if kind is not Intervention.NONE)
 
 
-def filter_command(
-    limits: ReferenceLimits, command: Reference, desired_velocity: FloatArray, dt: float
-) -> Intervention:
-    """Advance ``command`` in place by one tick, as near to ``desired_velocity`` as limits allow.
+class SafetyFilter:
+    """Bounds every command. Arithmetic on preallocated arrays: a tick allocates next to nothing.
 
-    Whatever comes in (NaN, infinities, jumps), the result keeps to the limits in position,
-    velocity and acceleration, and from it the arm can always brake within them. A command that
-    starts beyond a position limit is led back, never further out.
+    The bounds are those of ``smfp_core.reference.admissible_velocity``, to the bit, so that a
+    reference integrated there under the same or tighter limits passes untouched.
 
     Args:
         limits: of the robot, [n].
-        command: the last command sent, finite; becomes the next one.
-        desired_velocity: rad/s [n]; where not finite, the arm is braked.
         dt: control period, s.
-
-    Returns:
-        What had to be changed, ``Intervention.NONE`` for a command that passed untouched.
     """
-    kinds = Intervention.NONE
-    if not np.isfinite(desired_velocity).all():
-        kinds |= Intervention.NON_FINITE
-        desired_velocity = np.where(np.isfinite(desired_velocity), desired_velocity, 0.0)
-    low, high = admissible_velocity(limits, command, dt)
-    if (desired_velocity < low - _ROUNDING).any() or (desired_velocity > high + _ROUNDING).any():
-        kinds |= _classify(limits, command, desired_velocity, low, high, dt)
-    np.minimum(np.maximum(desired_velocity, low), high, out=command.velocity)
-    command.position += command.velocity * dt
-    return kinds
 
+    def __init__(self, limits: ReferenceLimits, dt: float) -> None:
+        n = len(limits.velocity)
+        self._limits, self._dt = limits, dt
+        self._step = limits.acceleration * dt
+        self._step_squared = self._step * self._step
+        self._twice_acceleration = 2.0 * limits.acceleration
+        # Rows: towards the upper limit, towards the lower one.
+        self._bounds = np.empty((2, n))
+        self._low, self._high = np.empty(n), np.empty(n)
+        self._slowest, self._fastest = np.empty(n), np.empty(n)
+        self._change = np.empty(n)
+        self._untouched = np.empty(n, np.bool_)
 
-def _classify(
-    limits: ReferenceLimits,
-    command: Reference,
-    desired: FloatArray,
-    low: FloatArray,
-    high: FloatArray,
-    dt: float,
-) -> Intervention:
-    kinds = Intervention.NONE
-    changed = (desired < low - _ROUNDING) | (desired > high + _ROUNDING)
-    too_fast = np.abs(desired) > limits.velocity + _ROUNDING
-    # The same rounding as in admissible_velocity: its bounds are v -+ step, not their difference.
-    step = limits.acceleration * dt
-    too_sudden = (desired > command.velocity + step + _ROUNDING) | (
-        desired < command.velocity - step - _ROUNDING
-    )
-    if (changed & too_fast).any():
-        kinds |= Intervention.VELOCITY
-    if (changed & too_sudden).any():
-        kinds |= Intervention.ACCELERATION
-    # Bounds tighter than velocity and acceleration explain come from the room left for braking.
-    upper = np.minimum(limits.velocity, command.velocity + step)
-    lower = np.maximum(-limits.velocity, command.velocity - step)
-    braking = ((desired > high) & (high < upper - _ROUNDING)) | (
-        (desired < low) & (low > lower + _ROUNDING)
-    )
-    if (changed & braking).any():
-        kinds |= Intervention.POSITION
-    return kinds
+    def apply(self, command: Reference, desired_velocity: FloatArray) -> Intervention:
+        """Advance ``command`` in place by one tick, as near to the desired one as limits allow.
+
+        Whatever comes in (NaN, infinities, jumps), the result keeps to the limits in position,
+        velocity and acceleration, and from it the arm can always brake within them. A command
+        that starts beyond a position limit is led back, never further out.
+
+        Args:
+            command: the last command sent, finite; becomes the next one.
+            desired_velocity: rad/s [n]; where not finite, the arm is braked.
+
+        Returns:
+            What had to be changed, ``Intervention.NONE`` for a command that passed untouched.
+        """
+        self._bound(command)
+        low, high, velocity = self._low, self._high, command.velocity
+        # NaN passes minimum and maximum, and then fails the comparison.
+        np.maximum(desired_velocity, low, out=self._change)
+        np.minimum(self._change, high, out=self._change)
+        np.subtract(self._change, desired_velocity, out=self._slowest)
+        np.abs(self._slowest, out=self._slowest)
+        np.less_equal(self._slowest, _ROUNDING, out=self._untouched)
+        kinds = Intervention.NONE
+        if np.count_nonzero(self._untouched) != len(low):
+            finite = np.isfinite(desired_velocity)
+            wanted = np.where(finite, desired_velocity, 0.0)
+            if not finite.all():
+                kinds |= Intervention.NON_FINITE
+            kinds |= self._classify(command, wanted)
+            np.minimum(np.maximum(wanted, low), high, out=self._change)
+        velocity[:] = self._change
+        self._change *= self._dt
+        command.position += self._change
+        return kinds
+
+    def _bound(self, command: Reference) -> None:
+        limits, bounds, step = self._limits, self._bounds, self._step
+        np.subtract(limits.position_max, command.position, out=bounds[0])
+        np.subtract(command.position, limits.position_min, out=bounds[1])
+        np.maximum(bounds, 0.0, out=bounds)
+        bounds *= self._twice_acceleration
+        bounds += self._step_squared
+        np.sqrt(bounds, out=bounds)
+        bounds -= step
+        np.minimum(bounds, limits.velocity, out=bounds)
+        upper, lower = bounds
+        np.negative(lower, out=lower)
+        np.add(command.velocity, step, out=self._fastest)
+        np.subtract(command.velocity, step, out=self._slowest)
+        np.minimum(upper, self._fastest, out=self._high)
+        np.maximum(self._high, self._slowest, out=self._high)
+        np.maximum(lower, self._slowest, out=self._low)
+        np.minimum(self._low, self._fastest, out=self._low)
+
+    def _classify(self, command: Reference, desired: FloatArray) -> Intervention:
+        limits, low, high, step = self._limits, self._low, self._high, self._step
+        kinds = Intervention.NONE
+        above, below = desired > high + _ROUNDING, desired < low - _ROUNDING
+        if ((above | below) & (np.abs(desired) > limits.velocity + _ROUNDING)).any():
+            kinds |= Intervention.VELOCITY
+        fastest, slowest = command.velocity + step, command.velocity - step
+        sudden = (desired > fastest + _ROUNDING) | (desired < slowest - _ROUNDING)
+        if ((above | below) & sudden).any():
+            kinds |= Intervention.ACCELERATION
+        # Bounds tighter than these two explain come from the room left for braking.
+        upper = np.minimum(limits.velocity, fastest)
+        lower = np.maximum(-limits.velocity, slowest)
+        braking = (above & (high < upper - _ROUNDING)) | (below & (low > lower + _ROUNDING))
+        return kinds | Intervention.POSITION if braking.any() else kinds
 
 
 class StateMonitor:
@@ -107,58 +141,73 @@ class StateMonitor:
         tracking_error_rad: float,
         jump_rad: float,
     ) -> None:
+        n = len(robot.joints)
         self._names = robot.joint_names
         self._low = np.array([joint.position_rad[0] for joint in robot.joints])
         self._high = np.array([joint.position_rad[1] for joint in robot.joints])
+        self._centre = (self._low + self._high) / 2.0
         self._velocity = np.array([joint.velocity_rad_s for joint in robot.joints])
         self._velocity *= 1.0 + velocity_tolerance
         self._tracking_error = tracking_error_rad
         self._jump = jump_rad
-        self._difference = np.empty(len(robot.joints))
-
-    def check_jump(self, before: FloatArray, after: FloatArray, elapsed_s: float) -> Fault | None:
-        """Two successive positions [n] (rad), received ``elapsed_s`` apart."""
-        np.subtract(after, before, out=self._difference)
-        np.abs(self._difference, out=self._difference)
-        bound = self._jump + self._velocity * elapsed_s
-        if (self._difference <= bound).all():
-            return None
-        i = int(np.argmax(self._difference - bound))
-        return Fault(
-            FaultKind.STATE_JUMP,
-            f"{self._names[i]} jumped by {self._difference[i]:.3f} rad in {elapsed_s * 1e3:.1f} ms"
-            " between two joint states: two publishers, or a driver that restarted?",
+        # Rows: position from the middle of its range, velocity, command from position.
+        self._values = np.empty((3, n))
+        self._bounds = np.array(
+            [
+                (self._high - self._low) / 2.0,
+                self._velocity,
+                np.full(n, tracking_error_rad),
+            ]
         )
+        self._within = np.empty((3, n), np.bool_)
+        self._difference = np.empty(n)
 
-    def check_measured(self, position: FloatArray, velocity: FloatArray) -> Fault | None:
-        """Measured position and velocity [n] against the hard limits."""
-        if (position < self._low).any() or (position > self._high).any():
-            i = int(np.argmax(np.maximum(self._low - position, position - self._high)))
+    def check(
+        self, position: FloatArray, velocity: FloatArray, commanded: FloatArray | None
+    ) -> Fault | None:
+        """Measured position and velocity [n], and the commanded position if there is one."""
+        values = self._values
+        np.subtract(position, self._centre, out=values[0])
+        values[1] = velocity
+        np.subtract(position if commanded is None else commanded, position, out=values[2])
+        np.abs(values, out=values)
+        np.less_equal(values, self._bounds, out=self._within)
+        if np.count_nonzero(self._within) == values.size:
+            return None
+        row, i = map(int, np.argwhere(~self._within)[0])
+        name = self._names[i]
+        if row == 0:
             return Fault(
                 FaultKind.POSITION_LIMIT,
-                f"{self._names[i]} is at {position[i]:.4f} rad, outside its limits "
-                f"[{self._low[i]:.4f}, {self._high[i]:.4f}]: move it back with the robot's pendant",
+                f"{name} is at {position[i]:.4f} rad, outside its limits [{self._low[i]:.4f}, "
+                f"{self._high[i]:.4f}]: move it back with the robot's pendant",
             )
-        np.abs(velocity, out=self._difference)
-        if (self._difference > self._velocity).any():
-            i = int(np.argmax(self._difference - self._velocity))
+        if row == 1:
             return Fault(
                 FaultKind.VELOCITY_LIMIT,
-                f"{self._names[i]} moves at {velocity[i]:.3f} rad/s, "
-                f"above {self._velocity[i]:.3f} rad/s",
+                f"{name} moves at {velocity[i]:.3f} rad/s, above {self._velocity[i]:.3f} rad/s",
             )
-        return None
-
-    def check_tracking(self, commanded: FloatArray, measured: FloatArray) -> Fault | None:
-        """Commanded against measured position [n], rad."""
-        np.subtract(commanded, measured, out=self._difference)
-        np.abs(self._difference, out=self._difference)
-        if (self._difference <= self._tracking_error).all():
-            return None
-        i = int(np.argmax(self._difference))
         return Fault(
             FaultKind.TRACKING_ERROR,
-            f"{self._names[i]} is {self._difference[i]:.3f} rad from its command "
-            f"(limit {self._tracking_error:g}): does the controller take the commands, is the arm "
-            "free? Deactivate, reset and activate to start again from where it is",
+            f"{name} is {values[2, i]:.3f} rad from its command (limit "
+            f"{self._tracking_error:g}): does the controller take the commands, is the arm free? "
+            "Deactivate, reset and activate to start again from where it is",
+        )
+
+    def check_jump(self, before: FloatArray, after: FloatArray, elapsed_s: float) -> Fault | None:
+        """Two successive positions [n] (rad) that lie ``elapsed_s`` apart."""
+        difference = self._difference
+        np.subtract(after, before, out=difference)
+        np.abs(difference, out=difference)
+        # Nearly always so, and quick to see.
+        if max(difference.tolist()) <= self._jump:
+            return None
+        bound = self._jump + self._velocity * elapsed_s
+        if (difference <= bound).all():
+            return None
+        i = int(np.argmax(difference - bound))
+        return Fault(
+            FaultKind.STATE_JUMP,
+            f"{self._names[i]} jumped by {difference[i]:.3f} rad in {elapsed_s * 1e3:.1f} ms"
+            " between two joint states: two publishers, or a driver that restarted?",
         )

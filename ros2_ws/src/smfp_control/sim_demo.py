@@ -70,8 +70,7 @@ class Scene:
 
     state: str = "starting"
     fault: str = "none"
-    message: str = ""
-    faults: int = 0
+    faults: list[str] = field(default_factory=list)
     rows: list[GoalRow] = field(default_factory=list)
     diagnostics: dict[str, str] = field(default_factory=dict)
     first_ticks: tuple[float, int] | None = None
@@ -82,10 +81,9 @@ class Scene:
         """A ``~/status``."""
         values = {item.key: item.value for item in message.values}
         if values["fault"] not in ("none", self.fault):
-            self.faults += 1
+            self.faults.append(message.message)
         self.state = values["state"]
         self.fault = values["fault"]
-        self.message = message.message
 
     def take_diagnostics(self, message: DiagnosticArray) -> None:
         """A ``/diagnostics`` of the policy node."""
@@ -123,7 +121,7 @@ class Scene:
             "period_error_ms": {"p50": number(p50, 3), "p99": number(p99, 3)},
             "deadline_misses": int(self.diagnostics.get("deadline_misses", 0)),
             "safety_interventions": int(self.diagnostics.get("safety_interventions", 0)),
-            "faults": self.faults,
+            "faults": len(self.faults),
         }
 
     def table(self, title: str) -> Table:
@@ -149,7 +147,7 @@ class Scene:
             f"state {self.state} | rate {shown.get('loop_rate_hz', '-')} Hz | "
             f"missed deadlines {shown.get('deadline_misses', '-')} | "
             f"interventions {shown.get('safety_interventions', '-')} | "
-            f"faults {self.faults}" + (f"\n[red]{self.message}" if self.fault != "none" else "")
+            f"faults {len(self.faults)}" + "".join(f"\n[red]{text}" for text in self.faults[-3:])
         )
 
 

@@ -20,7 +20,7 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import SetBool, Trigger
 
 from smfp_control.commands import COMMAND_QOS, command_type
-from smfp_control.parameters import DeclaredParameters, ParameterError, SimNodeParameters
+from smfp_control.parameters import DeclaredParameters, ParameterError, SimNodeParameters, help_text
 from smfp_control.periodic import PeriodicThread
 from smfp_control.polling import create_polled_subscription
 from smfp_control.process import RunnableNode, freeze_garbage, run_node
@@ -172,8 +172,12 @@ class SimNode(RunnableNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop."""
+    args = sys.argv[1:] if args is None else args
+    if {"-h", "--help"} & set(args):
+        print(help_text(SimNodeParameters, __doc__))
+        return 0
     try:
-        return run_node(SimNode, sys.argv[1:] if args is None else args)
+        return run_node(SimNode, args)
     except (ParameterError, ConfigError) as error:
         print(f"sim_node: {error}", file=sys.stderr)
         return 1
