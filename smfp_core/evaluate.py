@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import gymnasium
+import imageio.v3 as imageio
 import numpy as np
 import tyro
 from numpy.typing import NDArray
@@ -92,6 +93,35 @@ def run_episodes(
     )
 
 
+def film(
+    config: TrainConfig,
+    sampler: Sampler,
+    noise: NDArray[np.float32],
+    seeds: list[int],
+    path: Path,
+) -> None:
+    """Write one deterministic episode a seed to a film; its suffix says the format."""
+    env = make_env(config.env_id, config.env_kwargs, render_mode="rgb_array")
+    stride = 4 if path.suffix == ".gif" else 2  # a GIF at full rate and size would be huge
+    frames: list[NDArray[np.uint8]] = []
+    for seed in seeds:
+        raw, _ = env.reset(seed=seed)
+        done, step = False, 0
+        while not done:
+            if step % stride == 0:
+                frame = np.asarray(env.render(), np.uint8)
+                frames.append(frame[::2, ::2] if path.suffix == ".gif" else frame)
+            raw, _, terminated, truncated, _ = env.step(sampler(np.asarray(raw, np.float32), noise))
+            done, step = terminated or truncated, step + 1
+    rate_hz = env.metadata["render_fps"] / stride
+    env.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".gif":
+        imageio.imwrite(path, frames, duration=1000 / rate_hz, loop=0)
+    else:
+        imageio.imwrite(path, frames, fps=rate_hz)
+
+
 def deterministic_noise(run: Path, n_act: int) -> NDArray[np.float32]:
     """The noise that training chose for the deterministic mode; zeros before it has."""
     path = run / "deterministic_noise.json"
@@ -112,6 +142,10 @@ class Arguments:
     """Seed of the episodes; training and the choice of noise never use these episodes."""
     json: Path | None = None
     """Also write the result to this file."""
+    video: Path | None = None
+    """Also film the first episodes of the deterministic mode, to this .mp4 or .gif."""
+    video_episodes: int = 3
+    """Episodes in the film."""
 
 
 def _load(
@@ -151,6 +185,11 @@ def main() -> None:
     seeds = [episode_seed(arguments.seed, EVALUATION, i) for i in range(arguments.episodes)]
     results = [run_episodes(env, sampler, mode, noise, seeds) for mode in MODES]
     env.close()
+    if arguments.video:
+        try:
+            film(config, sampler, noise, seeds[: arguments.video_episodes], arguments.video)
+        except RuntimeError as error:  # a computer without OpenGL: the text says what to install
+            sys.exit(f"error: --video: {error}")
     table = Table(title=f"{config.env_id}, {arguments.episodes} episodes a mode")
     for column in ("mode", "return", "success", "median final error"):
         table.add_column(column)

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import imageio.v3 as imageio
 import pytest
 import yaml
 
@@ -209,3 +210,18 @@ def test_run_of_another_robot_model_is_neither_resumed_nor_exported(finished: Pa
         assert result.returncode == 1
         assert "mjcf_sha256 changed since this run was trained" in result.stderr
     assert not (tmp_path / "p.onnx").exists()
+
+
+def test_evaluation_can_be_filmed(finished: Path, tmp_path: Path):
+    film = tmp_path / "film.gif"
+    command = [sys.executable, "-m", "smfp_core.evaluate", finished, "--episodes", "1"]
+    result = subprocess.run(
+        [*command, "--video", film, "--video-episodes", "1"], capture_output=True, text=True
+    )
+    if "OpenGL" in result.stderr:
+        pytest.skip(result.stderr)
+    assert result.returncode == 0, result.stderr
+    frames = imageio.imread(film)
+    assert frames.shape[1:] == (240, 320, 3)
+    # The arm moves: the first and the last picture differ.
+    assert (frames[0] != frames[-1]).any()
