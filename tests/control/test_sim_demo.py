@@ -68,7 +68,7 @@ def await_children(pid: int) -> list[int]:
 def test_one_json_line_with_the_documented_keys(policy_path: Path, tmp_path: Path) -> None:
     # The policy of the tests is good near home, where the first goal of this seed lies.
     process = start("--goals", 1, "--seed", 0, "--policy", policy_path, "--json", tmp_path / "r")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     (line,) = out.splitlines()
     report = json.loads(line)
@@ -80,14 +80,14 @@ def test_one_json_line_with_the_documented_keys(policy_path: Path, tmp_path: Pat
 
 def test_goals_that_are_not_reached_give_status_1(shaky_policy_path: Path) -> None:
     process = start("--goals", 1, "--timeout", 0.1, "--policy", shaky_policy_path)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert json.loads(out)["reached"] == 0
 
 
 def test_a_policy_that_is_not_there_ends_it_with_the_nodes_own_words() -> None:
     process = start("--policy", "/nowhere.onnx")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 1 and not out
     assert "nowhere.onnx" in err
 

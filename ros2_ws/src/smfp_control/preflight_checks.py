@@ -1,0 +1,443 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What has to hold before an arm is activated: each check judges what was seen on the topics.
+
+No ROS in here: :mod:`smfp_control.preflight` collects, this module judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smfp_control.faults import Fault
+from smfp_control.joint_state import JointStateMessage, JointStateReader
+from smfp_core.policy_file import PolicyFile
+from smfp_core.robot import CommandInterface, RobotConfig
+from smfp_core.specs import FloatArray
+from smfp_sim.arm import ArmModel, Kinematics
+
+Verdict = Literal["go", "note", "no-go"]
+
+# States slower than half the control rate are no feedback; a tenth may get lost on a best-effort
+# topic.
+_LEAST_RATE, _USUAL_RATE = 0.5, 0.9
+# Beyond the first, logs of two computers cannot be matched; beyond the second, something is wrong.
+_CLOCK_NOTE_S, _CLOCK_LIMIT_S = 0.005, 0.05
+_AT_REST_RAD, _AT_REST_RAD_S = 0.01, 0.01
+_VELOCITY_ERROR_RAD_S = 0.05
+
+_FORWARD = {"forward_position": "position", "forward_velocity": "velocity"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was checked, the verdict, what was found, what to do."""
+
+    check: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A publisher or subscriber; ``mismatch`` says why its QoS does not go with the node's."""
+
+    node: str
+    type: str
+    mismatch: str = ""
+
+
+@dataclass(frozen=True)
+class Controller:
+    """What the subscriber of the commands says of itself; empty where it does not say."""
+
+    joints: tuple[str, ...] = ()
+    interface: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen on the live topics.
+
+    Attributes:
+        states: (system time of reception in ns, message) of every joint state, in order.
+        state_publishers, command_subscribers: endpoints of the two topics.
+        foreign_publishers: (topic, node) of others that publish commands to this arm.
+    """
+
+    joint_states_topic: str
+    command_topic: str
+    command_type: str
+    states: Sequence[tuple[int, JointStateMessage]] = ()
+    state_publishers: Sequence[Endpoint] = ()
+    command_subscribers: Sequence[Endpoint] = ()
+    foreign_publishers: Sequence[tuple[str, str]] = ()
+    controller: Controller | None = None
+
+
+@dataclass
+class Motion:
+    """The joint states as the node would read them; arrays in the robot's joint order."""
+
+    received_s: FloatArray
+    stamp_s: FloatArray
+    position: FloatArray
+    velocity: FloatArray
+    refused: list[Fault] = field(default_factory=list)
+    name_lists: set[tuple[str, ...]] = field(default_factory=set)
+    out_of_order: int = 0
+    with_velocity: int = 0
+
+    @classmethod
+    def of(cls, robot: RobotConfig, states: Iterable[tuple[int, JointStateMessage]]) -> Motion:
+        """Read messages with the node's own reader, which decides what it would refuse."""
+        reader = JointStateReader(robot.joint_names)
+        times: list[tuple[int, int]] = []
+        position, velocity = [], []
+        motion = cls(np.zeros(0), np.zeros(0), np.zeros((0, 0)), np.zeros((0, 0)))
+        for received_ns, message in states:
+            motion.name_lists.add(tuple(message.name))
+            accepted = reader.accepted
+            fault = reader.accept(message, received_ns)
+            if fault is not None:
+                motion.refused.append(fault)
+            if reader.accepted == accepted:
+                continue
+            stamp = message.header.stamp
+            times.append((received_ns, stamp.sec * 10**9 + stamp.nanosec))
+            position.append(reader.position.copy())
+            velocity.append(reader.velocity.copy())
+            motion.with_velocity += bool(len(message.velocity))
+        # Whole seconds go first: what is left keeps its nanoseconds as a double.
+        zero = times[0][0] if times else 0
+        motion.received_s = np.array([1e-9 * (received - zero) for received, _ in times])
+        motion.stamp_s = np.array(
+            [1e-9 * (stamp - zero) if stamp else np.nan for _, stamp in times]
+        )
+        motion.position = np.array(position).reshape(len(times), -1)
+        motion.velocity = np.array(velocity).reshape(len(times), -1)
+        motion.out_of_order = reader.out_of_order
+        return motion
+
+
+def check_policy(
+    load: Callable[[], PolicyFile], errors: tuple[type[Exception], ...]
+) -> tuple[PolicyFile | None, Row]:
+    """Whether the policy file is whole and belongs to this arm."""
+    try:
+        policy = load()
+    except errors as error:
+        return None, Row("policy file", "no-go", str(error), "give --policy a file for this robot")
+    return policy, Row("policy file", "go", f"{policy.path.name}, sha256 {policy.sha256[:12]}")
+
+
+def check_states(
+    robot: RobotConfig, observed: Observed, policy: PolicyFile | None, state_timeout_s: float
+) -> list[Row]:
+    """Publisher, QoS, names, velocities, rate, gaps, clock, pose and rest of the joint states."""
+    topic, publishers = observed.joint_states_topic, observed.state_publishers
+    motion = Motion.of(robot, observed.states)
+    rows = [_publishers(topic, publishers, motion, len(observed.states))]
+    if publishers:
+        rows.append(_qos("joint states QoS", publishers))
+    if not observed.states:
+        return rows
+    rows.append(_names(robot, motion, len(observed.states)))
+    if len(motion.received_s) < 2:
+        return rows
+    needs_velocity = policy is None or any(
+        item.name == "joint_velocity" for item in policy.observation.fields
+    )
+    return [
+        *rows,
+        _velocities(robot, motion, needs_velocity),
+        _rate(robot, motion),
+        _gaps(motion, state_timeout_s),
+        _clock(motion),
+        _pose(robot, motion.position[-1]),
+        _contacts(robot, motion.position[-1]),
+        _rest(robot, motion),
+    ]
+
+
+def check_commands(
+    robot: RobotConfig, observed: Observed, interface: CommandInterface
+) -> list[Row]:
+    """Who takes the commands, in what order and with what QoS, and who else sends some."""
+    takers = [end for end in observed.command_subscribers if end.type == observed.command_type]
+    rows = [_subscriber(observed, takers)]
+    if takers:
+        rows.append(_qos("command QoS", takers))
+    if len(takers) == 1:
+        rows.append(_controller(robot, observed.controller, interface, takers[0].node))
+    rows.append(_foreign(observed))
+    return rows
+
+
+def _publishers(topic: str, publishers: Sequence[Endpoint], motion: Motion, messages: int) -> Row:
+    check, names = "joint states", ", ".join(end.node for end in publishers)
+    if not publishers:
+        return Row(
+            check,
+            "no-go",
+            f"nobody publishes {topic}",
+            "start the driver; is it on this ROS_DOMAIN_ID, is the topic another one "
+            "(--joint-states-topic, --namespace)?",
+        )
+    wrong = [end for end in publishers if end.type != "sensor_msgs/msg/JointState"]
+    if wrong:
+        return Row(check, "no-go", f"{topic} is of type {wrong[0].type}", "give the right topic")
+    if not messages:
+        return Row(
+            check,
+            "no-go",
+            f"{names} publishes {topic}, but no message came",
+            "is joint_state_broadcaster active, does the network let data through?",
+        )
+    # A gripper's driver may publish beside the arm's: then there are as many lists of names.
+    if len(publishers) > len(motion.name_lists):
+        return Row(
+            check,
+            "no-go",
+            f"{len(publishers)} publish the same joints on {topic}: {names}",
+            "stop all but the arm's driver",
+        )
+    return Row(check, "go", f"{topic} from {names}")
+
+
+def _qos(check: str, endpoints: Sequence[Endpoint]) -> Row:
+    wrong = [f"{end.node}: {end.mismatch}" for end in endpoints if end.mismatch]
+    if wrong:
+        return Row(check, "no-go", "; ".join(wrong), "change the QoS of that node")
+    return Row(check, "go", "compatible")
+
+
+def _names(robot: RobotConfig, motion: Motion, messages: int) -> Row:
+    check = "joint names"
+    if motion.refused:
+        share = f"{len(motion.refused)} of {messages} messages refused: {motion.refused[-1].reason}"
+        return Row(check, "no-go", share, "every joint of the robot must be in one message, finite")
+    if not len(motion.position):
+        return Row(
+            check,
+            "no-go",
+            f"no message names {', '.join(robot.joint_names)}; seen: {_shown(motion.name_lists)}",
+            "is it the right robot? A tf_prefix of the driver must not be set",
+        )
+    if motion.out_of_order:
+        return Row(
+            check,
+            "no-go",
+            f"{motion.out_of_order} of {messages} messages are older than the one before",
+            "two publishers, or a clock that jumps",
+        )
+    arm = [names for names in motion.name_lists if set(robot.joint_names) <= set(names)]
+    if len(arm) > 1:
+        text = f"the order changes between messages: {_shown(arm)}"
+        return Row(check, "note", text, "it is mapped by name; two publishers?")
+    extra = [name for name in arm[0] if name not in robot.joint_names]
+    same = list(arm[0]) == list(robot.joint_names)
+    text = "complete" + ("" if same else ", in the driver's order (mapped by name)")
+    return Row(check, "go", text + (f", beside {', '.join(extra)}" if extra else ""))
+
+
+def _velocities(robot: RobotConfig, motion: Motion, needed: bool) -> Row:
+    check = "velocities"
+    if motion.with_velocity < len(motion.position):
+        text = f"missing in {len(motion.position) - motion.with_velocity} messages"
+        if needed:
+            return Row(check, "no-go", text, "let joint_state_broadcaster publish velocities")
+        return Row(check, "note", text, "they are differentiated; the policy does not see them")
+    duration = motion.received_s[-1] - motion.received_s[0]
+    travelled = (motion.position[-1] - motion.position[0]) / duration
+    error = np.abs(motion.velocity.mean(axis=0) - travelled)
+    i = int(np.argmax(error))
+    if error[i] > _VELOCITY_ERROR_RAD_S:
+        return Row(
+            check,
+            "no-go",
+            f"{robot.joint_names[i]} reports {motion.velocity[:, i].mean():.3f} rad/s and moves at "
+            f"{travelled[i]:.3f} rad/s",
+            "the driver's velocities are wrong: units, or an offset?",
+        )
+    return Row(check, "go", f"agree with the positions within {error[i]:.3f} rad/s")
+
+
+def _rate(robot: RobotConfig, motion: Motion) -> Row:
+    check, wanted = "state rate", robot.control_rate_hz
+    rate = (len(motion.received_s) - 1) / (motion.received_s[-1] - motion.received_s[0])
+    text = f"{rate:.0f} Hz, control at {wanted:g} Hz"
+    if rate < _LEAST_RATE * wanted:
+        return Row(
+            check,
+            "no-go",
+            text,
+            "update_rate of the controller manager; a topic that is republished slower?",
+        )
+    if rate < _USUAL_RATE * wanted:
+        return Row(check, "note", text, "states are lost: is this computer or the network busy?")
+    return Row(check, "go", text)
+
+
+def _gaps(motion: Motion, timeout_s: float) -> Row:
+    gaps = np.diff(motion.received_s)
+    p50, p99, longest = np.percentile(gaps, [50, 99, 100]) * 1e3
+    text = f"p50 {p50:.2f}, p99 {p99:.2f}, longest {longest:.1f} ms"
+    if longest > timeout_s * 1e3:
+        return Row(
+            "state gaps",
+            "no-go",
+            f"{text}; the node stops the arm at {timeout_s * 1e3:g} ms",
+            "a wired network, a real-time kernel, less load on this computer",
+        )
+    return Row("state gaps", "go", text)
+
+
+def _clock(motion: Motion) -> Row:
+    check = "clock offset"
+    age = motion.received_s - motion.stamp_s
+    if np.isnan(age).any():
+        text = f"{int(np.isnan(age).sum())} messages without a stamp"
+        return Row(check, "note", text, "late and repeated messages cannot be told apart")
+    offset = float(np.median(age))
+    text = f"stamps are {abs(offset) * 1e3:.2f} ms {'old' if offset >= 0 else 'ahead'} on arrival"
+    if abs(offset) > _CLOCK_LIMIT_S:
+        return Row(
+            check,
+            "no-go",
+            text,
+            "synchronise the clocks (chrony, PTP); simulated time is no hardware's",
+        )
+    if abs(offset) > _CLOCK_NOTE_S:
+        return Row(check, "note", text, "synchronise the clocks (chrony, PTP)")
+    return Row(check, "go", text)
+
+
+def _pose(robot: RobotConfig, position: FloatArray) -> Row:
+    check, limits = "pose in limits", robot.limits
+    hard = np.array([joint.position_rad for joint in robot.joints])
+    outside = np.maximum(hard[:, 0] - position, position - hard[:, 1])
+    i = int(np.argmax(outside))
+    if outside[i] > 0.0:
+        return Row(
+            check,
+            "no-go",
+            f"{_joint(robot, position, i)} is outside [{hard[i, 0]:.4f}, {hard[i, 1]:.4f}]",
+            "move it back with the robot's pendant; are these the right units and robot?",
+        )
+    beyond = np.maximum(limits.position_min - position, position - limits.position_max)
+    i = int(np.argmax(beyond))
+    if beyond[i] > 0.0:
+        text = f"{_joint(robot, position, i)} is within the margin that commands keep free"
+        return Row(check, "note", text, "the node will lead it back inside; better move it before")
+    return Row(check, "go", f"closest limit {-beyond[i]:.2f} rad away ({robot.joint_names[i]})")
+
+
+def _contacts(robot: RobotConfig, position: FloatArray) -> Row:
+    pairs = Kinematics(ArmModel(robot)).contacts(position)
+    if pairs:
+        return Row(
+            "collision",
+            "no-go",
+            "the model touches here: " + ", ".join(f"{a} and {b}" for a, b in pairs[:3]),
+            "move the arm apart with the pendant; does the model's floor fit the table?",
+        )
+    return Row("collision", "go", "none: arm and floor, as the model has them")
+
+
+def _rest(robot: RobotConfig, motion: Motion) -> Row:
+    spread: FloatArray = np.ptp(motion.position, axis=0)
+    i = int(np.argmax(spread))
+    duration = motion.received_s[-1] - motion.received_s[0]
+    text = f"{robot.joint_names[i]} moved by {spread[i]:.4f} rad in {duration:.1f} s"
+    if spread[i] > max(_AT_REST_RAD, _AT_REST_RAD_S * duration):
+        return Row("at rest", "no-go", text, "stop whatever moves the arm")
+    return Row("at rest", "go", text)
+
+
+def _subscriber(observed: Observed, takers: Sequence[Endpoint]) -> Row:
+    check, topic = "command topic", observed.command_topic
+    everyone = observed.command_subscribers
+    names = ", ".join(end.node for end in everyone)
+    if not everyone:
+        return Row(
+            check,
+            "no-go",
+            f"nobody subscribes to {topic}",
+            "load and activate the controller: ros2 control list_controllers",
+        )
+    if not takers:
+        return Row(
+            check,
+            "no-go",
+            f"{names} takes {everyone[0].type} on {topic}, the node sends {observed.command_type}",
+            "--command-interface and --command-topic do not belong together",
+        )
+    if len(everyone) > 1:
+        return Row(
+            check,
+            "no-go",
+            f"{len(everyone)} subscribe to {topic}: {names}",
+            "one controller alone may take the commands; end echoes and recorders of the topic",
+        )
+    return Row(check, "go", f"{topic} is taken by {names}")
+
+
+def _controller(
+    robot: RobotConfig, controller: Controller | None, interface: CommandInterface, node: str
+) -> Row:
+    check = "controller"
+    joints = "" if controller is None else ", ".join(controller.joints)
+    if controller is None or not joints:
+        return Row(
+            check,
+            "note",
+            f"{node} does not tell its joints",
+            f"look: they must be {', '.join(robot.joint_names)}",
+        )
+    wanted = _FORWARD.get(interface, "")
+    if wanted and controller.interface not in ("", wanted):
+        return Row(
+            check,
+            "no-go",
+            f"{node} drives the {controller.interface} interface, not {wanted}",
+            "give --command-interface and --command-topic of one controller",
+        )
+    # Values of a forward controller go by place, those of a trajectory by name.
+    same = controller.joints == robot.joint_names
+    if not same and (wanted or set(controller.joints) != set(robot.joint_names)):
+        return Row(
+            check,
+            "no-go",
+            f"{node} takes {joints}",
+            f"its parameter 'joints' must be {', '.join(robot.joint_names)}, in this order: "
+            "another joint would move",
+        )
+    return Row(
+        check,
+        "note",
+        f"{node} takes the robot's joints{' in their order' if same else ''}",
+        "topics do not show whether it is active: ros2 control list_controllers",
+    )
+
+
+def _foreign(observed: Observed) -> Row:
+    if observed.foreign_publishers:
+        texts = [f"{node} on {topic}" for topic, node in observed.foreign_publishers]
+        return Row(
+            "other commands", "no-go", "also publish: " + ", ".join(texts), "end those nodes"
+        )
+    return Row("other commands", "go", "nobody else publishes to the arm's command topics")
+
+
+def _joint(robot: RobotConfig, position: NDArray[np.float64], i: int) -> str:
+    return f"{robot.joint_names[i]} at {position[i]:.4f} rad"
+
+
+def _shown(lists: Iterable[tuple[str, ...]]) -> str:
+    return " | ".join(", ".join(names[:8]) for names in sorted(lists)[:3])

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The preflight command against the fake driver, as processes: go, and every reason for no-go."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crafted import towards_goal, write_policy
+from driver_process import DriverProcess
+from rclpy.context import Context
+from rclpy.node import Node
+from std_msgs.msg import Float64MultiArray
+
+from smfp_control.isolation import free_domain_id, stop_children
+from smfp_core.robot import RobotConfig
+
+pytestmark = pytest.mark.process
+
+# A busy test machine lets a process wait longer than a robot's computer may.
+PATIENT = ("--state-timeout", "1.0", "--duration", "1.5")
+CHECKS = [
+    *("policy file", "joint states", "joint states QoS", "joint names", "velocities"),
+    *("state rate", "state gaps", "clock offset", "pose in limits", "collision", "at rest"),
+    *("command topic", "command QoS", "controller", "other commands"),
+]
+
+
+class Stage:
+    """A domain with drivers and runs of the preflight command on it."""
+
+    def __init__(self, folder: Path, policy: Path) -> None:
+        self.domain_id = free_domain_id()
+        self._folder, self._policy = folder, policy
+        self.drivers: list[DriverProcess] = []
+        self.rows: dict[str, dict[str, str]] = {}
+        self.output = ""
+
+    def driver(self, *options: str) -> DriverProcess:
+        """Start a driver."""
+        self.drivers.append(DriverProcess(self._folder, self.domain_id, *options))
+        return self.drivers[-1]
+
+    def preflight(self, *options: str) -> int:
+        """Run the command; its exit status. The rows are kept."""
+        path = self._folder / "preflight.json"
+        path.unlink(missing_ok=True)
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "smfp_control.preflight", "--json", str(path)),
+                *("--policy", str(self._policy), *PATIENT, *options),
+            ],
+            env={**os.environ, "ROS_DOMAIN_ID": str(self.domain_id)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.output = done.stdout + done.stderr
+        print(self.output)
+        if path.exists():
+            result: dict[str, Any] = json.loads(path.read_text())
+            self.rows = {row["check"]: row for row in result["rows"]}
+            assert result["verdict"] == ("go" if done.returncode == 0 else "no-go")
+        return done.returncode
+
+    def refused(self) -> dict[str, str]:
+        """What was found by the checks that say no-go; each says what to do."""
+        rows = [row for row in self.rows.values() if row["verdict"] == "no-go"]
+        assert all(row["advice"] for row in rows)
+        return {row["check"]: row["found"] for row in rows}
+
+
+@pytest.fixture
+def stage(local_ros: None, tmp_path: Path, policy_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path, policy_path)
+    yield stage
+    stop_children([driver.child for driver in stage.drivers], patience_s=5.0)
+
+
+@pytest.fixture
+def other_node(stage: Stage) -> Iterator[Callable[[str, type, str], None]]:
+    """Adds a publisher of another node to the stage."""
+    context = Context()
+    context.init(args=[], domain_id=stage.domain_id)
+    nodes: list[Node] = []
+
+    def publish(name: str, kind: type, topic: str) -> None:
+        nodes.append(Node(name, context=context))
+        nodes[-1].create_publisher(kind, topic, 1)
+
+    yield publish
+    for node in nodes:
+        node.destroy_node()
+    context.try_shutdown()
+
+
+def test_a_healthy_driver_is_a_go_and_gets_no_command(stage: Stage) -> None:
+    driver = stage.driver("--extra-joint", "finger_joint")
+    assert stage.preflight() == 0
+    assert list(stage.rows) == CHECKS
+    assert not stage.refused()
+    assert "finger_joint" in stage.rows["joint names"]["found"]
+    assert "list_controllers" in stage.rows["controller"]["advice"]
+    assert "GO" in stage.output and "what to do" in stage.output
+    motion = driver.motion()
+    assert motion.taken == motion.ignored == 0
+    assert not motion.velocity.any()
+
+
+def test_a_trajectory_controller_in_a_namespace_is_a_go_in_any_order(stage: Stage) -> None:
+    controller = "scaled_joint_trajectory_controller"
+    joints = "elbow_joint,shoulder_lift_joint,shoulder_pan_joint"
+    wrists = "wrist_1_joint,wrist_2_joint,wrist_3_joint"
+    stage.driver(
+        *("--namespace", "left", "--active", controller, "--reliability", "reliable"),
+        *("--controller-joints", f"{joints},{wrists}"),
+    )
+    options = ("--namespace", "left", "--command-interface", "joint_trajectory")
+    assert stage.preflight(*options) == 0
+    assert stage.rows["command topic"]["found"].startswith(f"/left/{controller}/joint_trajectory")
+
+
+def test_nobody_there_is_a_no_go(stage: Stage) -> None:
+    assert stage.preflight("--wait", "0.5") == 1
+    assert set(stage.refused()) == {"joint states", "command topic"}
+    assert "nobody publishes" in stage.refused()["joint states"]
+
+
+def test_wrong_states_are_a_no_go_each_by_its_own_check(stage: Stage) -> None:
+    joints = "shoulder_lift_joint,shoulder_pan_joint,elbow_joint"
+    wrists = "wrist_1_joint,wrist_2_joint,wrist_3_joint"
+    stage.driver(
+        *("--rate", "100", "--clock-offset-s", "5.0", "--velocity-bias-rad-s", "0.3"),
+        *("--drift-rad-s", "0.05", "--controller-joints", f"{joints},{wrists}"),
+    )
+    assert stage.preflight("--state-timeout", "0.005") == 1
+    refused = stage.refused()
+    assert set(refused) == {
+        *("velocities", "state rate", "state gaps", "clock offset", "at rest", "controller")
+    }
+    assert "reports 0.3" in refused["velocities"]
+    assert "ahead" in refused["clock offset"]
+    assert refused["controller"].endswith(f"takes {joints},{wrists}".replace(",", ", "))
+
+
+def test_a_missing_joint_and_a_missing_controller_are_a_no_go(stage: Stage) -> None:
+    stage.driver("--missing-joint", "elbow_joint", "--controllers", "none")
+    assert stage.preflight("--wait", "4") == 1
+    assert set(stage.refused()) == {"joint names", "command topic"}
+    assert "lacks elbow_joint" in stage.refused()["joint names"]
+
+
+def test_an_impossible_pose_is_a_no_go(stage: Stage) -> None:
+    stage.driver(
+        *("--pose=0,0.5,3.2,0,0,0", "--no-velocity", "--no-stamp"),
+        *("--command-durability", "transient_local"),
+    )
+    assert stage.preflight() == 1
+    refused = stage.refused()
+    assert set(refused) == {"velocities", "pose in limits", "collision", "command QoS"}
+    assert "elbow_joint at 3.2000 rad" in refused["pose in limits"]
+    assert "floor" in refused["collision"]
+    assert "without a stamp" in stage.rows["clock offset"]["found"]
+
+
+def test_two_of_anything_are_a_no_go(
+    stage: Stage, other_node: Callable[[str, type, str], None]
+) -> None:
+    stage.driver()
+    stage.driver()
+    other_node("policy_node", Float64MultiArray, "/forward_position_controller/commands")
+    other_node("jogger", Float64MultiArray, "/forward_velocity_controller/commands")
+    assert stage.preflight() == 1
+    refused = stage.refused()
+    assert {"joint states", "command topic", "other commands"} <= set(refused)
+    assert "2 publish the same joints" in refused["joint states"]
+    assert "2 subscribe" in refused["command topic"]
+    # A policy node that is configured already is the one that is to command.
+    assert "/jogger" in refused["other commands"]
+    assert "policy_node" not in refused["other commands"]
+
+
+def test_another_robots_policy_and_another_kind_of_controller_are_a_no_go(
+    stage: Stage, robot: RobotConfig, tmp_path: Path
+) -> None:
+    other = write_policy(
+        tmp_path / "other.onnx", robot, towards_goal(robot), robot_name="another_arm"
+    )
+    stage.driver()
+    topic = "scaled_joint_trajectory_controller/joint_trajectory"
+    assert stage.preflight("--policy", str(other), "--command-topic", topic) == 1
+    refused = stage.refused()
+    assert set(refused) == {"policy file", "command topic"}
+    assert "another_arm" in refused["policy file"]
+    assert "trajectory_msgs/msg/JointTrajectory" in refused["command topic"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--robot", "nowhere"), "not a shipped robot"),
+        (("--rate", "-1"), "--rate"),
+        (("--command-interface", "telepathy"), "--command-interface"),
+    ],
+)
+def test_unusable_options_end_with_a_reason(
+    stage: Stage, options: tuple[str, ...], text: str
+) -> None:
+    assert stage.preflight(*options) == 2
+    assert text in stage.output
