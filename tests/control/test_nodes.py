@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench import Bench, FakeDriver, open_bench
-from std_srvs.srv import Trigger
+from rosgraph_msgs.msg import Clock
+from std_srvs.srv import SetBool, Trigger
 
 from smfp_core.robot import RobotConfig
 
@@ -212,3 +213,54 @@ def test_help_lists_every_parameter(module: str) -> None:
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "ros2 run smfp_control" in text and f"{module}: " in text
     assert "command_interface (string" in text
+
+
+def test_a_fault_outlives_deactivation_and_bars_activation_until_reset(
+    bench: Bench, policy_path: Path
+) -> None:
+    FakeDriver(bench)
+    bench.start_policy_node(policy_path)
+    assert bench.transition("configure") and bench.transition("activate")
+    assert bench.estop(True).success
+    bench.until_state("estop")
+    assert bench.transition("deactivate")
+    assert not bench.transition("activate")
+    assert not bench.reset().success
+    assert bench.estop(False).success
+    assert not bench.transition("activate")
+    bench.until(lambda: "latched" in bench.status["refusal"], "the reason on ~/status")
+    assert bench.reset().success
+    assert bench.transition("activate")
+    bench.until_state("hold")
+    # Pressed while inactive, it bars activation as well.
+    assert bench.transition("deactivate")
+    assert bench.estop(True).success and bench.estop(False).success
+    assert not bench.transition("activate")
+    assert bench.reset().success and bench.transition("activate")
+
+
+def test_sim_node_pauses_steps_resets_and_gives_the_clock(bench: Bench) -> None:
+    bench.start("sim_node", publish_clock=True, start_pose="random", seed=3, real_time_factor=0.5)
+    clocks: list[float] = []
+    bench.node.create_subscription(
+        Clock, "/clock", lambda m: clocks.append(m.clock.sec + m.clock.nanosec * 1e-9), 10
+    )
+    bench.until(lambda: bench.states and clocks, "joint states and the clock")
+    assert bench.call(SetBool, "sim_node/pause", SetBool.Request(data=True)).success
+    bench.spin(0.3)
+    count, stamp = len(bench.states), bench.states[-1][1].header.stamp
+    bench.spin(0.3)
+    assert len(bench.states) == count, "joint states while paused"
+    for _ in range(2):
+        assert bench.call(Trigger, "sim_node/step", Trigger.Request()).success
+    bench.until(lambda: len(bench.states) == count + 2, "the states of two steps")
+    after = bench.states[-1][1].header.stamp
+    elapsed = after.sec - stamp.sec + (after.nanosec - stamp.nanosec) * 1e-9
+    assert abs(elapsed - 2 * 0.001) <= 0.002, "two periods at half speed"
+
+    before = bench.joint_position()
+    assert bench.call(Trigger, "sim_node/reset", Trigger.Request()).success
+    assert bench.call(SetBool, "sim_node/pause", SetBool.Request(data=False)).success
+    bench.until(lambda: len(bench.states) > count + 10, "joint states again")
+    assert np.abs(bench.joint_position() - before).max() > 0.01, "a new random pose"
+    assert not bench.call(Trigger, "sim_node/step", Trigger.Request()).success

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated arm behind a driver's manners."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from smfp_control.sim_driver import SimulatedDriver
+from smfp_core.robot import RobotConfig
+from smfp_core.strict import ConfigError
+
+PERIOD_S = 0.002
+
+
+def test_the_last_command_is_kept_for_ever(robot: RobotConfig) -> None:
+    driver = SimulatedDriver(robot, PERIOD_S)
+    target = robot.home_rad + 0.1
+    assert driver.take_position(target) is None
+    driver.advance(1000)
+    for _ in range(1000):
+        driver.advance()
+    np.testing.assert_allclose(driver.arm.joint_position, target, atol=0.01)
+
+
+@pytest.mark.parametrize("values", [[0.0] * 5, [0.0] * 7, [], [np.nan] * 6, [np.inf] * 6])
+def test_bad_commands_are_ignored(robot: RobotConfig, values: list[float]) -> None:
+    driver = SimulatedDriver(robot, PERIOD_S)
+    assert driver.take_position(values) is not None
+    assert driver.take_velocity(values) is not None
+    assert driver.take_trajectory(robot.joint_names, values, 0.1) is not None
+    for _ in range(100):
+        driver.advance()
+    np.testing.assert_allclose(driver.arm.joint_position, robot.home_rad, atol=0.01)
+
+
+def test_velocities_move_the_arm_until_another_command(robot: RobotConfig) -> None:
+    driver = SimulatedDriver(robot, PERIOD_S)
+    driver.take_velocity(0.2 * np.eye(6)[0])
+    for _ in range(500):
+        driver.advance()
+    assert driver.arm.joint_position[0] == pytest.approx(0.2, abs=0.02)
+    driver.take_velocity(np.zeros(6))
+    for _ in range(500):
+        driver.advance()
+    assert driver.arm.joint_velocity[0] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_trajectory_is_followed_by_name_in_a_straight_line(robot: RobotConfig) -> None:
+    driver = SimulatedDriver(robot, PERIOD_S)
+    target = robot.home_rad + 0.2
+    names = list(reversed(robot.joint_names))
+    assert driver.take_trajectory(names, list(reversed(target)), 0.5) is None
+    for _ in range(125):
+        driver.advance()
+    np.testing.assert_allclose(driver.arm.reference_position, robot.home_rad + 0.1, atol=0.002)
+    for _ in range(500):
+        driver.advance()
+    np.testing.assert_allclose(driver.arm.joint_position, target, atol=0.01)
+    assert driver.take_trajectory(["elbow_joint"], [0.0], 0.1) is not None
+
+
+def test_simulated_time_follows_the_real_time_factor(robot: RobotConfig) -> None:
+    for factor in (0.5, 1.0, 2.0):
+        driver = SimulatedDriver(robot, PERIOD_S, real_time_factor=factor)
+        for _ in range(100):
+            driver.advance()
+        assert driver.arm.time_s == pytest.approx(100 * PERIOD_S * factor, abs=PERIOD_S)
+
+
+def test_periods_that_the_computer_missed_are_made_up_for_within_bounds(
+    robot: RobotConfig,
+) -> None:
+    driver = SimulatedDriver(robot, PERIOD_S)
+    driver.advance(10)
+    assert driver.arm.time_s == pytest.approx(10 * PERIOD_S)
+    driver.reset()
+    driver.advance(10_000)
+    assert driver.arm.time_s == pytest.approx(0.1)
+
+
+def test_start_poses(robot: RobotConfig) -> None:
+    given = SimulatedDriver(robot, PERIOD_S, start_pose="0, -1.5, 1.5, -1.5, -1.5, 0.1")
+    np.testing.assert_allclose(given.arm.joint_position, [0, -1.5, 1.5, -1.5, -1.5, 0.1])
+    first, again, other = (
+        SimulatedDriver(robot, PERIOD_S, start_pose="random", seed=seed).arm.joint_position
+        for seed in (1, 1, 2)
+    )
+    assert (first == again).all() and (first != other).any()
+    for pose, joint in zip(first, robot.joints, strict=True):
+        assert joint.start_rad[0] <= pose <= joint.start_rad[1]
+
+
+@pytest.mark.parametrize("text", ["", "here", "0,0,0", "0,0,0,0,0,nan"])
+def test_a_start_pose_that_is_none_is_refused_by_name(robot: RobotConfig, text: str) -> None:
+    with pytest.raises(ConfigError, match="start_pose: expected"):
+        SimulatedDriver(robot, PERIOD_S, start_pose=text)
+
+
+def test_a_physics_rate_that_does_not_fit_is_refused_by_name(robot: RobotConfig) -> None:
+    with pytest.raises(ConfigError, match="physics_rate_hz"):
+        SimulatedDriver(robot, PERIOD_S, physics_rate_hz=700.0)
+    fine = SimulatedDriver(robot, PERIOD_S, physics_rate_hz=1000.0)
+    assert fine.arm.arm.timestep_s == pytest.approx(0.001)
