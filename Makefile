@@ -6,7 +6,7 @@ GOALS ?= 10
 ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
-EXECUTABLES := policy_node sim_node sim_demo
+EXECUTABLES := policy_node sim_node sim_demo preflight
 
 # What the environment is made of; a change installs anew.
 PINS := setup.py setup.cfg pyproject.toml constraints.txt

@@ -131,6 +131,7 @@ setup(
             "policy_node = smfp_control.policy_node:main",
             "sim_node = smfp_control.sim_node:main",
             "sim_demo = smfp_control.sim_demo:main",
+            "preflight = smfp_control.preflight:main",
         ],
     },
 )

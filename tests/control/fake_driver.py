@@ -88,7 +88,7 @@ class Faults:
     velocity_bias_rad_s: float = 0.0
     """Added to the first joint's published velocity."""
     drift_rad_s: float = 0.0
-    """The first joint moves by itself."""
+    """The first joint's target moves by itself."""
 
 
 class Controller:
@@ -157,9 +157,10 @@ class Controller:
             due = [start, *(start + max(t, 1e-6) for t in times)]
             self._path = (np.array(due), np.array(rows))
 
-    def advance(self, now: float, dt: float) -> None:
-        """Move the target by one control period."""
+    def advance(self, now: float, dt: float, drift: float) -> None:
+        """Move the target by one control period; the first joint's by ``drift`` (rad) on top."""
         self.target = self.target + self.velocity * dt
+        self.target[0] += drift
         if self._path is not None:
             times, rows = self._path
             # ros2_control's sample for the end of the coming period.
@@ -253,12 +254,11 @@ class FakeDriver:
         for controller in self.controllers:
             controller.poll()
             if controller.active:
-                controller.advance(now, self.dt)
+                controller.advance(now, self.dt, self.faults.drift_rad_s * self.dt)
                 target = controller.target
         share = -math.expm1(-self.dt / SERVO_LAG_S)
         before_position, before_velocity = self.position, self.velocity
         self.position = before_position + share * (target - before_position)
-        self.position[0] += self.faults.drift_rad_s * self.dt
         self.velocity = (self.position - before_position) / self.dt
         acceleration = (self.velocity - before_velocity) / self.dt
         self.motion.append((now, self.position.copy(), self.velocity, acceleration, target.copy()))

@@ -107,7 +107,7 @@ def test_a_healthy_driver_is_a_go_and_gets_no_command(stage: Stage) -> None:
     assert not stage.refused()
     assert "finger_joint" in stage.rows["joint names"]["found"]
     assert "list_controllers" in stage.rows["controller"]["advice"]
-    assert "GO" in stage.output and "what to do" in stage.output
+    assert ": GO" in stage.output and "what to do" in stage.output
     motion = driver.motion()
     assert motion.taken == motion.ignored == 0
     assert not motion.velocity.any()

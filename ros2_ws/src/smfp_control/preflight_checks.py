@@ -119,8 +119,8 @@ class Motion:
         motion.stamp_s = np.array(
             [1e-9 * (stamp - zero) if stamp else np.nan for _, stamp in times]
         )
-        motion.position = np.array(position).reshape(len(times), -1)
-        motion.velocity = np.array(velocity).reshape(len(times), -1)
+        motion.position = np.array(position).reshape(len(times), len(robot.joints))
+        motion.velocity = np.array(velocity).reshape(len(times), len(robot.joints))
         motion.out_of_order = reader.out_of_order
         return motion
 
