@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from smfp_control.control_loop import ControlLoop, LoopSettings, Policy
+from smfp_control.control_loop import ControlLoop, LoopSettings
 from smfp_control.faults import FaultLatch
 from smfp_control.noise import NoiseSource
+from smfp_control.policy_runner import Policy, PolicyRunner
 from smfp_control.safety import StateMonitor
 from smfp_control.sim_driver import SimulatedDriver
 from smfp_core.reference import Reference
@@ -55,11 +56,10 @@ class LockStep:
         arguments = {"scale": 0.0, "seed": 0, "redraw": "goal"} | noise
         self.loop = ControlLoop(
             robot,
-            policy,
+            PolicyRunner(policy, NoiseSource(policy.deterministic_noise, **arguments)),
             Kinematics(self.driver.arm.arm),
             LoopSettings(state_timeout_s=0.05, deadline_miss_limit=50, deadline_window_s=1.0),
             StateMonitor(robot, velocity_tolerance=0.1, tracking_error_rad=0.3, jump_rad=0.05),
-            NoiseSource(policy.deterministic_noise, **arguments),
             self.latch,
             lambda: self.queue.popleft() if self.queue else None,
             self._send,

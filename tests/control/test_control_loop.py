@@ -13,6 +13,8 @@ from lockstep import LockStep
 
 from smfp_control.control_loop import LoopState
 from smfp_control.faults import FaultKind
+from smfp_control.noise import NoiseSource
+from smfp_control.policy_runner import PolicyRunner
 from smfp_core.policy_file import PolicyFile
 from smfp_core.robot import RobotConfig
 
@@ -262,7 +264,7 @@ def test_an_unexpected_error_stops_the_arm_and_the_loop_goes_on(
     def fail(*_: object) -> None:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(lockstep.loop._policy, "sample", fail)
+    monkeypatch.setattr(lockstep.loop.runner.policy, "sample", fail)
     before = len(lockstep.commands)
     lockstep.run(0.5)
     assert lockstep.latch.fault is not None
@@ -296,3 +298,23 @@ def test_the_same_seed_gives_the_same_commands_to_the_bit(
     assert (sampled != commands(scale=1.0, seed=4, redraw="tick")).any()
     assert (sampled != commands(scale=1.0, seed=3, redraw="goal")).any()
     assert (commands(scale=0.0, seed=3) == commands(scale=0.0, seed=4)).all()
+
+
+def test_a_swap_in_motion_takes_no_step_in_the_command(
+    lockstep: LockStep,
+    robot: RobotConfig,
+    shaky_policy_path: Path,
+    near_goal: np.ndarray,
+) -> None:
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(0.3)
+    assert not lockstep.loop.at_rest
+    policy = PolicyFile.load(shaky_policy_path, robot)
+    runner = PolicyRunner(policy, NoiseSource(policy.deterministic_noise, 1.0, 0, "tick"))
+    lockstep.loop.swap(runner)
+    lockstep.run(0.002)
+    assert lockstep.loop.runner is runner
+    lockstep.run(3.0)
+    assert math.dist(lockstep.tool(), near_goal) < 0.03
+    assert sum(lockstep.loop.statistics.interventions.values()) == 0
+    lockstep.assert_commands_within_limits()

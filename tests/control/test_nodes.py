@@ -12,9 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench import Bench, FakeDriver, open_bench
+from crafted import towards_goal, write_policy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import Parameter, ParameterValue, SetParametersResult
+from rcl_interfaces.srv import SetParameters
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import SetBool, Trigger
 
+from smfp_core.policy_file import PolicyFile
 from smfp_core.robot import RobotConfig
 
 pytestmark = pytest.mark.process
@@ -105,9 +111,6 @@ def test_diagnostics_tell_rates_costs_and_counts(holding: Bench) -> None:
 
 
 def test_a_transition_that_the_state_lacks_does_not_end_the_node(holding: Bench) -> None:
-    from lifecycle_msgs.msg import Transition
-    from lifecycle_msgs.srv import ChangeState
-
     client = holding.node.create_client(ChangeState, "policy_node/change_state")
     holding.until(client.service_is_ready, "the service")
     client.call_async(
@@ -120,9 +123,6 @@ def test_a_transition_that_the_state_lacks_does_not_end_the_node(holding: Bench)
 
 
 def test_parameters_cannot_change_once_configured(holding: Bench) -> None:
-    from rcl_interfaces.msg import Parameter, ParameterValue
-    from rcl_interfaces.srv import SetParameters
-
     value = ParameterValue(type=3, double_value=0.5)
     request = SetParameters.Request(parameters=[Parameter(name="noise_scale", value=value)])
     result = holding.call(SetParameters, "policy_node/set_parameters", request).results[0]
@@ -264,3 +264,64 @@ def test_sim_node_pauses_steps_resets_and_gives_the_clock(bench: Bench) -> None:
     bench.until(lambda: len(bench.states) > count + 10, "joint states again")
     assert np.abs(bench.joint_position() - before).max() > 0.01, "a new random pose"
     assert not bench.call(Trigger, "sim_node/step", Trigger.Request()).success
+
+
+def test_a_policy_is_swapped_in_motion_and_a_bad_file_changes_nothing(
+    bench: Bench, robot: RobotConfig, policy_path: Path, tmp_path: Path, near_goal: np.ndarray
+) -> None:
+    file = tmp_path / "policy.onnx"
+    file.write_bytes(policy_path.read_bytes())
+    bench.start("sim_node")
+    bench.start_policy_node(file, autostart=True)
+    bench.until_state("hold")
+
+    def reload() -> Trigger.Response:
+        return bench.call(Trigger, "policy_node/reload_policy", Trigger.Request())
+
+    file.write_bytes(b"no policy at all")
+    answer = reload()
+    assert not answer.success and "sha256" in answer.message
+    write_policy(file, robot, towards_goal(robot), robot_name="another_arm")
+    answer = reload()
+    assert not answer.success and "another_arm" in answer.message
+    bench.until(lambda: "another_arm" in bench.status["refusal"], "the reason on ~/status")
+
+    # The old one still drives, and hands over in motion to one that is slower.
+    bench.send_goal(near_goal)
+    bench.until_state("tracking")
+    write_policy(file, robot, towards_goal(robot, gain_per_s=2.0))
+    assert reload().success
+    bench.until(lambda: bench.goal_error_m(near_goal) < 0.02, "the goal")
+    assert bench.status["fault"] == "none"
+    bench.diagnostics = {}
+    bench.until(lambda: bench.diagnostics, "diagnostics")
+    assert bench.diagnostics["safety_interventions"] == "0"
+    assert bench.diagnostics["policy_sha256"] == PolicyFile.load(file).sha256
+
+    # The parameter names another file; a file that is refused leaves the parameter as it was.
+    assert set_policy_path(bench, "/nowhere.onnx").reason.count("nowhere.onnx")
+    assert set_policy_path(bench, str(policy_path)).successful
+    bench.diagnostics = {}
+    bench.until(lambda: bench.diagnostics, "diagnostics")
+    assert bench.diagnostics["policy"] == policy_path.name
+
+
+def set_policy_path(bench: Bench, path: str) -> SetParametersResult:
+    value = ParameterValue(type=4, string_value=path)
+    request = SetParameters.Request(parameters=[Parameter(name="policy_path", value=value)])
+    return bench.call(SetParameters, "policy_node/set_parameters", request).results[0]
+
+
+def test_real_time_that_is_forbidden_bars_activation_where_it_is_required(
+    bench: Bench, policy_path: Path
+) -> None:
+    FakeDriver(bench)
+    node = bench.start_policy_node(policy_path, cpu_affinity="4095,", realtime_required=True)
+    assert bench.transition("configure")
+    assert not bench.transition("activate")
+    bench.until(lambda: "cpu_affinity" in bench.status["refusal"], "the reason on ~/status")
+    assert bench.transition("cleanup")
+    node.signal(signal.SIGTERM)
+    assert bench.until_exit(node) == 0
+    bench.start_policy_node(policy_path, cpu_affinity="4095,", autostart=True)
+    bench.until_state("hold")

@@ -69,3 +69,30 @@ def test_a_stopped_thread_is_gone() -> None:
 
 def test_a_thread_that_was_never_started_can_be_stopped() -> None:
     assert PeriodicThread("test", 0.001, lambda now_ns: True).stop(1.0)
+
+
+def test_one_late_tick_is_caught_up_when_asked() -> None:
+    starts: list[int] = []
+
+    def tick(now_ns: int) -> bool:
+        starts.append(now_ns)
+        if len(starts) == 3:
+            time.sleep(0.055)
+        return len(starts) < 8
+
+    thread = PeriodicThread("test", 0.01, tick, overrun="catch_up_once")
+    thread.start()
+    assert thread.join(5.0)
+    assert thread.misses >= 5
+    # The tick after the stall starts when the stall ends, not at the next deadline.
+    assert starts[3] - starts[2] >= 55_000_000
+    assert min(np.diff(starts[4:])) > 1_000_000
+
+
+def test_a_thread_whose_preparation_fails_never_ticks() -> None:
+    ticks: list[int] = []
+    thread = PeriodicThread(
+        "test", 0.001, lambda now_ns: bool(ticks.append(now_ns)), prepare=lambda: False
+    )
+    assert thread.start() is False
+    assert thread.join(5.0) and not ticks

@@ -15,22 +15,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smfp_control.faults import Fault, FaultKind, FaultLatch
 from smfp_control.joint_state import JointStateMessage, JointStateReader
-from smfp_control.noise import NoiseSource
 from smfp_control.periodic import Ring
+from smfp_control.policy_runner import PolicyRunner
 from smfp_control.safety import KINDS, Intervention, SafetyFilter, StateMonitor
-from smfp_core.reference import Reference, ReferenceLimits, action_to_command
+from smfp_core.reference import Reference
 from smfp_core.robot import RobotConfig
-from smfp_core.specs import (
-    ActionSpec,
-    FloatArray,
-    ObservationSpec,
-    RobotState,
-    build_observation,
-)
+from smfp_core.specs import FloatArray, RobotState
 
 # A queue that is longer than this is left for the next tick: a flood must not stop the loop.
 _MOST_MESSAGES_PER_TICK = 16
@@ -44,20 +37,6 @@ class LoopState(enum.Enum):
     RAMPING_DOWN = "ramping_down"
     FAULT = "fault"
     ESTOP = "estop"
-
-
-class Policy(Protocol):
-    """What the loop needs of a policy; ``smfp_core.policy_file.PolicyFile`` is one."""
-
-    observation: ObservationSpec
-    action: ActionSpec
-    deterministic_noise: NDArray[np.float32]
-
-    def sample(
-        self, observation: NDArray[np.floating], noise: NDArray[np.floating]
-    ) -> NDArray[np.float32]:
-        """Action [n_act] in [-1, 1] for an observation [n_obs] and noise [n_act]."""
-        ...
 
 
 class Kinematics(Protocol):
@@ -105,8 +84,8 @@ class ControlLoop:
     """State machine of the arm's control, advanced by ``tick`` once a control period.
 
     Threads: ``tick`` and ``observe`` belong to one thread, the control thread while it runs.
-    ``set_goal``, ``drop_goal``, ``request_stop``, ``reset`` and the properties may be called from
-    another; each passes one immutable value by a single assignment.
+    ``set_goal``, ``drop_goal``, ``swap``, ``request_stop``, ``reset`` and the properties may be
+    called from another; each passes one immutable value by a single assignment.
 
     A fault ramps the reference velocity to zero within the robot's acceleration limit; the last
     commanded reference is then sent for ever. Neither zeros nor the measured position are ever
@@ -114,11 +93,10 @@ class ControlLoop:
 
     Args:
         robot: limits and goals.
-        policy: verified for ``robot``.
+        runner: of a policy that was verified for ``robot``.
         kinematics: of ``robot``.
         settings: supervision.
         monitor: checks on the measured arm.
-        noise: for the policy.
         latch: of faults; it outlives the loop.
         take_message: the next waiting joint state, or None.
         send: takes the reference to command; called every tick.
@@ -128,11 +106,10 @@ class ControlLoop:
     def __init__(
         self,
         robot: RobotConfig,
-        policy: Policy,
+        runner: PolicyRunner,
         kinematics: Kinematics,
         settings: LoopSettings,
         monitor: StateMonitor,
-        noise: NoiseSource,
         latch: FaultLatch,
         take_message: Callable[[], JointStateMessage | None],
         send: Callable[[Reference], None],
@@ -148,7 +125,6 @@ class ControlLoop:
         self._settings = settings
         self._monitor = monitor
         self._kinematics = kinematics
-        self._noise = noise
         self._latch = latch
         self._take_message = take_message
         self._send = send
@@ -167,7 +143,7 @@ class ControlLoop:
             self.command.velocity,
             np.zeros(3),
         )
-        self._use_policy(policy)
+        self._runner = self._next_runner = runner
         self._goal: FloatArray | None = None
         self._tracked: FloatArray | None = None
         self._begun = self._stopping = False
@@ -177,12 +153,6 @@ class ControlLoop:
         self._phase = 0
         self._window_start_ns = 0
         self._window_misses = 0
-
-    def _use_policy(self, policy: Policy) -> None:
-        self._policy = policy
-        self._policy_limits = ReferenceLimits.of(policy.action)
-        self._observation = np.zeros(policy.observation.size, np.float32)
-        self._action = np.zeros(policy.action.size)
 
     # Called from the executor's thread.
 
@@ -211,6 +181,21 @@ class ControlLoop:
     def drop_goal(self) -> None:
         """Ramp to rest and hold."""
         self._goal = None
+
+    @property
+    def runner(self) -> PolicyRunner:
+        """What the control thread samples."""
+        return self._runner
+
+    def swap(self, runner: PolicyRunner) -> None:
+        """Sample ``runner`` from the next tick on.
+
+        The reference goes on from where it is, so the command takes no step; the old runner is
+        in use until ``runner`` is what the property of that name gives.
+        """
+        self._next_runner = runner
+        if not self._begun:
+            self._runner = runner
 
     def request_stop(self) -> None:
         """Ramp to rest; ``tick`` returns False once the reference stands still."""
@@ -279,7 +264,7 @@ class ControlLoop:
         self._stopping = self._clear_requested = False
         self._window_misses = self._missed_deadlines()
         self._window_start_ns = 0
-        self._noise.restart()
+        self._runner.noise.restart()
         self.state = LoopState.HOLD
         self.goal_error_m = math.nan
 
@@ -354,12 +339,14 @@ class ControlLoop:
         desired.velocity[:] = command.velocity
         if self._latch.fault is not None:
             self._goal = None
+        if self._next_runner is not self._runner:
+            self._runner, self._phase = self._next_runner, 0
         goal = None if self._stopping else self._goal
         if goal is not self._tracked:
             self._tracked, self._phase = goal, 0
             self.goal_error_m = math.nan
             if goal is not None:
-                self._noise.on_goal()
+                self._runner.noise.on_goal()
         if goal is not None and self._phase == 0:
             self._sample(goal)
         if goal is None or self._latch.fault is not None:
@@ -368,23 +355,18 @@ class ControlLoop:
             np.minimum(self._ramp, self._step, out=self._ramp)
             desired.velocity -= self._ramp
             return
-        action_to_command(self._policy.action, self._policy_limits, self._action, desired)
-        self._phase = (self._phase + 1) % self._policy.action.ticks_per_action
+        self._runner.advance(desired)
+        self._phase = (self._phase + 1) % self._runner.ticks_per_action
 
     def _sample(self, goal: FloatArray) -> None:
         state = self._robot_state
         self._kinematics.tool_position(state.joint_position_rad, state.tool_position_m)
         self.goal_error_m = math.dist(goal, state.tool_position_m)
-        build_observation(self._policy.observation, state, goal, self._observation)
-        self._noise.on_policy_tick()
-        action = self._policy.sample(self._observation, self._noise.value)
         self.statistics.policy_samples += 1
-        if not np.isfinite(action).all():
+        if not self._runner.sample(state, goal):
             self._latch.set(
                 Fault(FaultKind.POLICY_OUTPUT, "the policy's action is not finite: export anew")
             )
-            return
-        self._action[:] = action
 
     def _state(self) -> LoopState:
         fault = self._latch.fault

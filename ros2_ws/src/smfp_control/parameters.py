@@ -62,7 +62,7 @@ def _parameter(
 
 @dataclass(frozen=True)
 class PolicyNodeParameters:
-    """Parameters of ``policy_node``; all are read at configure."""
+    """Parameters of ``policy_node``, read at configure; ``policy_path`` may change later too."""
 
     robot: str = _parameter(
         "ur5e", "Robot description: the name of one in config/robots, or the path of a YAML file"
@@ -133,6 +133,21 @@ class PolicyNodeParameters:
     )
     deadline_window_s: float = _parameter(
         1.0, "Window in which missed deadlines are counted", unit="s", low=0.1, high=60.0
+    )
+    overrun: Literal["skip", "catch_up_once"] = _parameter(
+        "skip",
+        "After a missed deadline: wait for the next one, or tick once at once. Too many are a "
+        "fault either way",
+    )
+    scheduler_priority: int = _parameter(
+        0, "SCHED_FIFO priority of the control thread; 0: normal scheduling", low=0, high=99
+    )
+    cpu_affinity: str = _parameter(
+        "", "Processors of the control thread, separated by commas; empty: any"
+    )
+    lock_memory: bool = _parameter(False, "Keep the process's memory from being paged out")
+    realtime_required: bool = _parameter(
+        False, "Refuse to activate where the system forbids one of these; else warn and go on"
     )
     status_rate_hz: float = _parameter(
         10.0, "Rate of ~/status, which is also sent on change", unit="Hz", low=1.0, high=100.0
@@ -259,13 +274,18 @@ class DeclaredParameters(Generic[T]):
     Args:
         node: declares them.
         cls: the dataclass of parameters.
-        frozen: why no parameter may be changed now; None while they may.
+        frozen: why a parameter may not take this value now; None if it may.
+        changed: told the names of parameters that were set.
     """
 
     def __init__(
-        self, node: Node, cls: type[T], frozen: Callable[[], str | None] = lambda: None
+        self,
+        node: Node,
+        cls: type[T],
+        frozen: Callable[[str, Any], str | None] = lambda name, value: None,
+        changed: Callable[[list[str]], None] = lambda names: None,
     ) -> None:
-        self._node, self._cls, self._frozen = node, cls, frozen
+        self._node, self._cls, self._frozen, self._changed = node, cls, frozen, changed
         self._rows = {row.name: row for row in describe(cls)}
         self._problems: dict[str, str] = {}
         for row in self._rows.values():
@@ -278,7 +298,7 @@ class DeclaredParameters(Generic[T]):
                 self._problems[row.name] = f"{row.name}: {error}"
             node.declare_parameter(row.name, row.default, row.descriptor, ignore_override=True)
         node.add_on_set_parameters_callback(self._judge)
-        node.add_post_set_parameters_callback(self._forget_problems)
+        node.add_post_set_parameters_callback(self._on_set)
 
     def read(self) -> T:
         """The values now.
@@ -314,11 +334,12 @@ class DeclaredParameters(Generic[T]):
             row = self._rows.get(parameter.name)
             if row is None:
                 continue
-            problem = self._frozen() or row.refusal(parameter.value)
+            problem = row.refusal(parameter.value) or self._frozen(row.name, parameter.value)
             if problem is not None:
                 return SetParametersResult(successful=False, reason=problem)
         return SetParametersResult(successful=True)
 
-    def _forget_problems(self, parameters: list[Parameter]) -> None:
+    def _on_set(self, parameters: list[Parameter]) -> None:
         for parameter in parameters:
             self._problems.pop(parameter.name, None)
+        self._changed([parameter.name for parameter in parameters])

@@ -6,9 +6,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+Overrun = Literal["skip", "catch_up_once"]
 
 
 class Ring:
@@ -39,35 +42,49 @@ class Ring:
 class PeriodicThread:
     """Calls ``tick(now_ns)`` at absolute deadlines on the steady clock until told to stop.
 
-    A deadline is missed when a tick ends after the next one was due. Missed ones are skipped and
-    counted, so that one long stall is not followed by a burst of ticks with old data.
+    A deadline is missed when a tick ends after the next one was due. Missed ones are counted and
+    skipped, so that one long stall is not followed by a burst of ticks with old data.
 
     Args:
         name: of the thread.
         period_s: between deadlines.
         tick: takes the steady time of its start, ns; returns False to end the thread. It must
             not raise.
+        overrun: after missed deadlines, ``skip`` waits for the next one on the grid,
+            ``catch_up_once`` ticks once without waiting before that.
+        prepare: called in the thread before its first tick; False ends the thread.
 
     Attributes:
         ticks, misses: counts of ticks done and of deadlines missed.
         period_error_ns: ``|interval between two starts - period|`` of the last ticks.
     """
 
-    def __init__(self, name: str, period_s: float, tick: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        name: str,
+        period_s: float,
+        tick: Callable[[int], bool],
+        overrun: Overrun = "skip",
+        prepare: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.period_ns = round(period_s * 1e9)
         self.ticks = 0
         self.misses = 0
         self.period_error_ns = Ring()
-        self._tick = tick
+        self._tick, self._overrun, self._prepare = tick, overrun, prepare
+        self._prepared: bool | None = None
+        self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._stop = False
-        self._started_ns = self._rate_ns = 0
+        self._rate_ns = 0
         self._rate_ticks = 0
 
-    def start(self) -> None:
-        """Start ticking, one period from now."""
-        self._started_ns = self._rate_ns = time.monotonic_ns()
+    def start(self) -> bool:
+        """Start ticking, one period from now; False if ``prepare`` said no."""
+        self._rate_ns = time.monotonic_ns()
         self._thread.start()
+        self._ready.wait()
+        return bool(self._prepared)
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after the tick under way; False if it has not ended in time."""
@@ -93,10 +110,17 @@ class PeriodicThread:
         return done / (elapsed * 1e-9) if elapsed else 0.0
 
     def _run(self) -> None:
+        try:
+            self._prepared = self._prepare()
+        finally:
+            self._ready.set()
+        if not self._prepared:
+            return
         period = self.period_ns
         clock = time.monotonic_ns
         deadline = clock() + period
         previous = 0
+        catch_up = 1 if self._overrun == "catch_up_once" else 0
         while not self._stop:
             wait = deadline - clock()
             if wait > 0:
@@ -111,6 +135,7 @@ class PeriodicThread:
             deadline += period
             late = clock() - deadline
             if late > 0:
-                skipped = late // period + 1
-                self.misses += skipped
-                deadline += skipped * period
+                missed = late // period + 1
+                self.misses += missed
+                # Skipping all but one leaves a deadline that is over: the next tick starts now.
+                deadline += (missed - catch_up) * period

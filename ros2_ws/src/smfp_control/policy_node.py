@@ -4,9 +4,9 @@
     ros2 run smfp_control policy_node --ros-args -p robot:=ur5e -p policy_path:=ur5e_reach
 
 A life-cycle node. Configure reads and verifies everything, activate starts commanding from the
-measured pose, deactivate ramps to rest. In: joint states, ``~/goal``; services ``~/hold`` (give up
-the goal), ``~/estop``, ``~/reset``. Out: the controller's command topic, ``~/status``,
-``/diagnostics``.
+measured pose, deactivate ramps to rest. In: joint states, ``~/goal``. Out: the controller's command
+topic, ``~/status``, ``/diagnostics``. Services: ``~/hold`` (give up the goal), ``~/estop``,
+``~/reset``, ``~/reload_policy``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -39,8 +40,10 @@ from smfp_control.parameters import (
     help_text,
 )
 from smfp_control.periodic import PeriodicThread
+from smfp_control.policy_runner import PolicyRunner
 from smfp_control.polling import create_polled_subscription
 from smfp_control.process import RunnableNode, freeze_garbage, run_node
+from smfp_control.realtime import RealtimeSettings
 from smfp_control.safety import StateMonitor
 from smfp_control.status import STATUS_QOS, StatusSnapshot, loop_diagnostics
 from smfp_core.policy_file import PolicyFile, PolicyFileError
@@ -56,6 +59,7 @@ _STATE_QOS = QoSProfile(
 )
 _AUTOSTART_PERIOD_S = 0.2
 _AUTOSTART_WAIT_S = 0.1
+_SWAP_S = 1.0
 
 
 def find_policy(name_or_path: str) -> Path:
@@ -83,9 +87,26 @@ class _Configured:
 
     parameters: PolicyNodeParameters
     robot: RobotConfig
-    policy: PolicyFile
     loop: ControlLoop
     release: Callable[[], None]
+
+    @property
+    def policy(self) -> PolicyFile:
+        """The policy that is sampled now."""
+        return cast(PolicyFile, self.loop.runner.policy)
+
+
+def _make_runner(
+    parameters: PolicyNodeParameters, policy_path: str, robot: RobotConfig
+) -> PolicyRunner:
+    policy = PolicyFile.load(find_policy(policy_path), robot)
+    noise = NoiseSource(
+        policy.deterministic_noise,
+        parameters.noise_scale,
+        parameters.seed,
+        parameters.noise_redraw,
+    )
+    return PolicyRunner(policy, noise)
 
 
 class PolicyNode(LifecycleNode, RunnableNode):
@@ -107,7 +128,9 @@ class PolicyNode(LifecycleNode, RunnableNode):
         self._logged_fault: Fault | None = None
         self._loop_state: LoopState | None = None
         self._status = self.create_publisher(DiagnosticStatus, "~/status", STATUS_QOS)
-        self._declared = DeclaredParameters(self, PolicyNodeParameters, self._frozen)
+        self._declared = DeclaredParameters(
+            self, PolicyNodeParameters, self._frozen, self._on_parameters
+        )
         self._changed = self.create_guard_condition(self._on_change)
         if self.get_parameter("autostart").value:
             self._autostart = self.create_timer(_AUTOSTART_PERIOD_S, self._start_by_itself)
@@ -127,7 +150,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         freeze_garbage()
         self._refusal = ""
         self.get_logger().info(
-            f"configured: {self._configured.robot.name} with {self._configured.policy.path}"
+            f"configured: {self._configured.robot.name} with {self._policy_text()}"
         )
         self._report("inactive")
         return _SUCCESS
@@ -180,7 +203,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         if parameters.control_rate_hz:
             robot = dataclasses.replace(robot, control_rate_hz=parameters.control_rate_hz)
         kinematics = Kinematics(ArmModel(robot))
-        policy = PolicyFile.load(find_policy(parameters.policy_path), robot)
+        runner = _make_runner(parameters, parameters.policy_path, robot)
         interface = parameters.command_interface or robot.command_interface
         states, take = create_polled_subscription(
             self, JointState, parameters.joint_states_topic or robot.topics.joint_states, _STATE_QOS
@@ -190,7 +213,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         )
         loop = ControlLoop(
             robot,
-            policy,
+            runner,
             kinematics,
             LoopSettings(
                 parameters.state_timeout_s,
@@ -203,12 +226,6 @@ class PolicyNode(LifecycleNode, RunnableNode):
                 parameters.tracking_error_rad,
                 parameters.state_jump_rad,
             ),
-            NoiseSource(
-                policy.deterministic_noise,
-                parameters.noise_scale,
-                parameters.seed,
-                parameters.noise_redraw,
-            ),
             self._latch,
             take,
             send,
@@ -220,6 +237,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self.create_service(Trigger, "~/reset", self._on_reset),
             self.create_service(SetBool, "~/estop", self._on_estop),
             self.create_service(Trigger, "~/hold", self._on_hold),
+            self.create_service(Trigger, "~/reload_policy", self._on_reload),
         )
         timers = (
             self.create_timer(1.0 / parameters.status_rate_hz, self._report),
@@ -236,7 +254,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
             for publisher in (commands, diagnostics):
                 self.destroy_publisher(publisher)
 
-        return _Configured(parameters, robot, policy, loop, release)
+        return _Configured(parameters, robot, loop, release)
 
     def _activate(self, timeout_s: float) -> TransitionCallbackReturn:
         assert self._configured is not None
@@ -248,11 +266,31 @@ class PolicyNode(LifecycleNode, RunnableNode):
         fault = self._await_state(loop, timeout_s)
         if fault is not None:
             return self._refuse("activate", f"{fault.kind.value}: {fault.reason}")
-        loop.begin()
-        self._thread = PeriodicThread(
-            "control", 1.0 / self._configured.robot.control_rate_hz, self._tick
+        parameters = self._configured.parameters
+        realtime = RealtimeSettings(
+            parameters.scheduler_priority, parameters.cpu_affinity, parameters.lock_memory
         )
-        self._thread.start()
+        problems: list[str] = []
+
+        def prepare() -> bool:
+            problems.extend(realtime.apply())
+            return not (problems and parameters.realtime_required)
+
+        thread = PeriodicThread(
+            "control",
+            1.0 / self._configured.robot.control_rate_hz,
+            self._tick,
+            parameters.overrun,
+            prepare,
+        )
+        loop.begin()
+        self._thread = thread
+        if not thread.start():
+            self._thread = None
+            loop.end()
+            return self._refuse("activate", "; ".join(problems))
+        for problem in problems:
+            self.get_logger().warning(f"going on without real time: {problem}")
         self._refusal = ""
         self.get_logger().info("active: holding the measured pose, waiting for ~/goal")
         self._report("active")
@@ -316,10 +354,16 @@ class PolicyNode(LifecycleNode, RunnableNode):
         if self._thread is not None:
             self.destroy_timer(self._autostart)
 
-    def _frozen(self) -> str | None:
+    def _frozen(self, name: str, value: Any) -> str | None:
         if self._configured is None:
             return None
+        if name == "policy_path":
+            return self._load_runner(value)[1]
         return "parameters are read at configure: deactivate and clean up first"
+
+    def _on_parameters(self, names: list[str]) -> None:
+        if "policy_path" in names and self._configured is not None:
+            self._reload(self.get_parameter("policy_path").value)
 
     # Requests.
 
@@ -376,6 +420,46 @@ class PolicyNode(LifecycleNode, RunnableNode):
         response.success = True
         self._report()
         return response
+
+    def _on_reload(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        refusal = self._reload(self.get_parameter("policy_path").value)
+        response.success = refusal is None
+        response.message = refusal or self._policy_text()
+        return response
+
+    def _policy_text(self) -> str:
+        assert self._configured is not None
+        policy = self._configured.policy
+        return f"{policy.path}, sha256 {policy.sha256[:16]}"
+
+    def _load_runner(self, policy_path: str) -> tuple[PolicyRunner | None, str | None]:
+        """A runner for the file, or the reason why it cannot be used here."""
+        assert self._configured is not None
+        try:
+            runner = _make_runner(self._configured.parameters, policy_path, self._configured.robot)
+        except (ParameterError, PolicyFileError) as error:
+            return None, str(error)
+        return runner, None
+
+    def _reload(self, policy_path: str) -> str | None:
+        """Swap the policy for the file's; the old one stays if the file is refused."""
+        assert self._configured is not None
+        loop, old = self._configured.loop, self._configured.loop.runner
+        runner, refusal = self._load_runner(policy_path)
+        if runner is None:
+            self._refusal = f"reload refused: {refusal}"
+            self.get_logger().error(self._refusal)
+            self._report()
+            return refusal
+        loop.swap(runner)
+        # Held here until the control thread has let go of it: freeing a session takes long.
+        deadline = time.monotonic() + _SWAP_S
+        while loop.runner is old and time.monotonic() < deadline:
+            time.sleep(0.001)
+        self._refusal = ""
+        self.get_logger().info(f"policy: {self._policy_text()}")
+        self._report()
+        return None
 
     # Reports.
 

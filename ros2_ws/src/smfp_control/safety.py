@@ -8,12 +8,18 @@ import enum
 import numpy as np
 
 from smfp_control.faults import Fault, FaultKind
+from smfp_control.path_guard import PathGuard, Verdict
 from smfp_core.reference import Reference, ReferenceLimits
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
 
 # Counting tolerance, rad/s: two ways of computing one bound differ by rounding alone.
 _ROUNDING = 1e-9
+# After braking before something, no joint becomes faster for this long. Without it a command that
+# pushes on would have the arm brake and accelerate in turn, every other tick.
+_CAUTION_S = 0.05
+# The second attempt at a speed below the limit stays this far below it, for rounding.
+_SPEED_SHARE = 0.999
 
 
 class Intervention(enum.IntFlag):
@@ -24,9 +30,18 @@ class Intervention(enum.IntFlag):
     POSITION = enum.auto()
     VELOCITY = enum.auto()
     ACCELERATION = enum.auto()
+    TOOL_SPEED = enum.auto()
+    WORKSPACE = enum.auto()
+    COLLISION = enum.auto()
 
 
 KINDS = tuple(kind for kind in Intervention if kind is not Intervention.NONE)
+
+
+_BLOCKED = {
+    Verdict.COLLISION: Intervention.COLLISION,
+    Verdict.WORKSPACE: Intervention.WORKSPACE,
+}
 
 
 class SafetyFilter:
@@ -35,12 +50,17 @@ class SafetyFilter:
     The bounds are those of ``smfp_core.reference.admissible_velocity``, to the bit, so that a
     reference integrated there under the same or tighter limits passes untouched.
 
+    With a guard the command also keeps clear of the arm itself and its surroundings, and within
+    a speed limit of the tool: what the guard refuses is replaced by braking at full acceleration,
+    or, for the speed, by the same direction at less speed. See ``PathGuard`` for why that works.
+
     Args:
         limits: of the robot, [n].
         dt: control period, s.
+        guard: for the same acceleration and period; None: limits of the joints alone.
     """
 
-    def __init__(self, limits: ReferenceLimits, dt: float) -> None:
+    def __init__(self, limits: ReferenceLimits, dt: float, guard: PathGuard | None = None) -> None:
         n = len(limits.velocity)
         self._limits, self._dt = limits, dt
         self._step = limits.acceleration * dt
@@ -52,6 +72,25 @@ class SafetyFilter:
         self._slowest, self._fastest = np.empty(n), np.empty(n)
         self._change = np.empty(n)
         self._untouched = np.empty(n, np.bool_)
+        self._guard = guard
+        self._brake = np.empty(n)
+        self._caution, self._caution_ticks = 0, max(1, round(_CAUTION_S / dt))
+        self._blocked_by = Intervention.NONE
+
+    @property
+    def reason(self) -> str:
+        """What was last in the way of a command; empty if nothing was yet."""
+        return self._guard.reason if self._guard is not None else ""
+
+    def refusal(self, position: FloatArray) -> str | None:
+        """Why the arm may not start from ``position`` [n], rad; None if it may."""
+        return self._guard.refusal(position) if self._guard is not None else None
+
+    def begin(self, position: FloatArray) -> None:
+        """Start at rest at ``position`` [n], rad. Without it a guarded arm may not move."""
+        self._caution = 0
+        if self._guard is not None:
+            self._guard.begin(position)
 
     def apply(self, command: Reference, desired_velocity: FloatArray) -> Intervention:
         """Advance ``command`` in place by one tick, as near to the desired one as limits allow.
@@ -83,10 +122,53 @@ class SafetyFilter:
                 kinds |= Intervention.NON_FINITE
             kinds |= self._classify(command, wanted)
             np.minimum(np.maximum(wanted, low), high, out=self._change)
+        if self._guard is not None:
+            kinds |= self._keep_clear(self._guard, command)
         velocity[:] = self._change
         self._change *= self._dt
         command.position += self._change
         return kinds
+
+    def _keep_clear(self, guard: PathGuard, command: Reference) -> Intervention:
+        """Replace the velocity in ``_change`` by one that the guard accepts, or by braking."""
+        wanted, brake = self._change, self._brake
+        np.minimum(self._high, 0.0, out=brake)
+        np.maximum(brake, self._low, out=brake)
+        if (wanted == brake).all():
+            guard.commit(wanted, accepted=False)
+            return Intervention.NONE
+        kinds = Intervention.NONE
+        if self._caution:
+            self._caution -= 1
+            kinds = self._hold_back(command.velocity)
+        verdict = guard.judge(command.position, wanted)
+        if verdict is Verdict.TOOL_SPEED:
+            kinds |= Intervention.TOOL_SPEED
+            wanted *= _SPEED_SHARE * guard.speed_limit_m_s / guard.speed_m_s
+            np.maximum(wanted, self._low, out=wanted)
+            np.minimum(wanted, self._high, out=wanted)
+            verdict = guard.judge(command.position, wanted)
+        if verdict in _BLOCKED:
+            self._blocked_by = _BLOCKED[verdict]
+            self._caution = self._caution_ticks
+            kinds |= self._blocked_by
+        if verdict is not Verdict.FREE:
+            wanted[:] = brake
+        guard.commit(wanted, accepted=verdict is Verdict.FREE)
+        return kinds
+
+    def _hold_back(self, velocity: FloatArray) -> Intervention:
+        """Let no joint in ``_change`` become faster than it is, nor turn round."""
+        wanted = self._change
+        np.minimum(
+            np.maximum(wanted, np.minimum(velocity, 0.0)),
+            np.maximum(velocity, 0.0),
+            out=self._slowest,
+        )
+        if (self._slowest == wanted).all():
+            return Intervention.NONE
+        wanted[:] = self._slowest
+        return self._blocked_by
 
     def _bound(self, command: Reference) -> None:
         limits, bounds, step = self._limits, self._bounds, self._step

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A policy with everything that it needs to be sampled, made ahead of its first tick."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smfp_control.noise import NoiseSource
+from smfp_core.reference import Reference, ReferenceLimits, action_to_command
+from smfp_core.specs import (
+    ActionSpec,
+    FloatArray,
+    ObservationSpec,
+    RobotState,
+    build_observation,
+)
+
+
+class Policy(Protocol):
+    """What is needed of a policy; ``smfp_core.policy_file.PolicyFile`` is one."""
+
+    observation: ObservationSpec
+    action: ActionSpec
+    deterministic_noise: NDArray[np.float32]
+
+    def sample(
+        self, observation: NDArray[np.floating], noise: NDArray[np.floating]
+    ) -> NDArray[np.float32]:
+        """Action [n_act] in [-1, 1] for an observation [n_obs] and noise [n_act]."""
+        ...
+
+
+class PolicyRunner:
+    """Samples one policy. Made and warmed up by any thread, then used by the control thread.
+
+    Args:
+        policy: verified for the robot.
+        noise: its noise.
+    """
+
+    def __init__(self, policy: Policy, noise: NoiseSource) -> None:
+        self.policy = policy
+        self.noise = noise
+        self.ticks_per_action = policy.action.ticks_per_action
+        self._limits = ReferenceLimits.of(policy.action)
+        self._observation = np.zeros(policy.observation.size, np.float32)
+        self._action = np.zeros(policy.action.size)
+        # The first evaluation allocates; it shall not be the control thread's.
+        policy.sample(self._observation, noise.value)
+
+    def sample(self, state: RobotState, goal: FloatArray) -> bool:
+        """Take a new action for ``state`` and ``goal`` [3] (m, base frame).
+
+        Returns:
+            False if the action is not finite; the one before is kept then.
+        """
+        build_observation(self.policy.observation, state, goal, self._observation)
+        self.noise.on_policy_tick()
+        action = self.policy.sample(self._observation, self.noise.value)
+        if not np.isfinite(action).all():
+            return False
+        self._action[:] = action
+        return True
+
+    def advance(self, reference: Reference) -> None:
+        """Advance ``reference`` in place by one control tick under the present action."""
+        action_to_command(self.policy.action, self._limits, self._action, reference)
