@@ -118,8 +118,8 @@ def _open_context(width: int, height: int) -> Any:
     except Exception as error:  # the loaders raise whatever they meet, AttributeError included
         raise RenderingUnavailable(
             f"OpenGL through '{backend}' does not work here ({type(error).__name__}: {error}). "
-            "Debian and Ubuntu: `apt-get install libegl1 libgl1-mesa-dri` and MUJOCO_GL=egl, or "
-            "`apt-get install libosmesa6` and MUJOCO_GL=osmesa"
+            "Debian and Ubuntu: `apt-get install libegl1 libopengl0 libgl1-mesa-dri` and "
+            "MUJOCO_GL=egl, or `apt-get install libosmesa6` and MUJOCO_GL=osmesa"
         ) from error
 
 
