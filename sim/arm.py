@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smfp_core.robot import JointConfig, RobotConfig, RobotConfigError
-from smfp_core.specs import FloatArray
+from smfp_core.specs import FloatArray, RobotState
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # YAML and MJCF hold the same figures; the difference allowed is that of decimal rounding.
@@ -148,6 +148,12 @@ class Kinematics:
         self._data.qpos[self._index] = q
         mujoco.mj_kinematics(self._model, self._data)
         return self._arm.to_base(self._site_position, np.empty(3) if out is None else out)
+
+    def update(self, state: RobotState) -> None:
+        """Write tool position and Jacobian of the measured joints into ``state``, in place."""
+        jacobian = self.tool_jacobian(state.joint_position_rad)
+        state.tool_jacobian_m_rad[:] = jacobian
+        self._arm.to_base(self._site_position, state.tool_position_m)
 
     def tool_jacobian(self, q: FloatArray) -> FloatArray:
         """Derivative [3, n] (m/rad, base frame) of the tool position by the joint positions."""

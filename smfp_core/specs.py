@@ -8,6 +8,7 @@ something else on the robot than it did in training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -108,7 +109,7 @@ class ActionSpec:
 class RobotState:
     """What is known of the arm at one instant. All arrays are float64 in joint order.
 
-    ``reference_*`` is the commanded reference, not a measurement; ``tool_position_m`` [3] is the
+    ``reference_*`` is the commanded reference, not a measurement. ``tool_position_m`` [3] is the
     forward kinematics of the measured joints in the robot's base frame.
     """
 
@@ -117,6 +118,22 @@ class RobotState:
     reference_position_rad: FloatArray
     reference_velocity_rad_s: FloatArray
     tool_position_m: FloatArray = field(default_factory=lambda: np.zeros(3))
+    tool_jacobian_m_rad: FloatArray = field(default_factory=lambda: np.zeros((3, 0)))
+
+
+# Distance over which "goal_gradient" turns from a direction into an offset, m.
+GOAL_SOFTENING_M = 0.05
+
+
+def _goal_gradient(state: RobotState, goal: FloatArray) -> FloatArray:
+    """How fast each joint brings the tool to the goal [n], m/rad: J^T offset, softly normalised.
+
+    Far away it is the gradient of the distance, near the goal it shrinks with the offset. The
+    kinematics are known exactly; a policy that is given them need not learn them.
+    """
+    offset = goal - state.tool_position_m
+    scale = math.sqrt(offset @ offset) + GOAL_SOFTENING_M
+    return (offset / scale) @ state.tool_jacobian_m_rad
 
 
 _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
@@ -127,6 +144,7 @@ _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
     "tool_position": lambda state, goal: state.tool_position_m,
     "goal_position": lambda state, goal: goal,
     "goal_offset": lambda state, goal: goal - state.tool_position_m,
+    "goal_gradient": _goal_gradient,
 }
 
 

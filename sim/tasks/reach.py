@@ -61,6 +61,7 @@ def observation_spec(robot: RobotConfig) -> ObservationSpec:
             ObservationField("reference_velocity", n, "rad/s"),
             ObservationField("tool_position", 3, "m", robot.base_frame),
             ObservationField("goal_offset", 3, "m", robot.base_frame),
+            ObservationField("goal_gradient", n, "m/rad"),
         )
     )
 
@@ -235,8 +236,10 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             self.arm.joint_velocity,
             self._reference.position,
             self._reference.velocity,
-            self._kinematics.tool_position(q),
+            np.zeros(3),
+            np.zeros((3, len(q))),
         )
+        self._kinematics.update(self._state)
 
     def _observe(self) -> NDArray[np.float32]:
         return build_observation(self._observation_spec, self._state, self._goal)

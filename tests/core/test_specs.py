@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from smfp_core.specs import ObservationField, ObservationSpec, RobotState, build_observation
+from smfp_core.specs import (
+    GOAL_SOFTENING_M,
+    ObservationField,
+    ObservationSpec,
+    RobotState,
+    build_observation,
+)
 from smfp_core.strict import ConfigError
 
 STATE = RobotState(
@@ -41,3 +49,14 @@ def test_field_of_another_length_is_an_error():
 def test_unknown_field_is_named():
     with pytest.raises(ConfigError, match="'colour' is unknown"):
         ObservationSpec((ObservationField("colour", 3, "rgb"),))
+
+
+def test_goal_gradient_is_the_jacobian_transposed_times_a_softened_direction():
+    jacobian = np.arange(6.0).reshape(3, 2)
+    state = replace(STATE, tool_jacobian_m_rad=jacobian)
+    spec = ObservationSpec((ObservationField("goal_gradient", 2, "m/rad"),))
+    goal = STATE.tool_position_m + np.array([0.3, 0.0, 0.4])
+    expected = np.array([0.3, 0.0, 0.4]) @ jacobian / (0.5 + GOAL_SOFTENING_M)
+    np.testing.assert_allclose(build_observation(spec, state, goal), expected, rtol=1e-6)
+    at_goal = build_observation(spec, state, STATE.tool_position_m)
+    np.testing.assert_array_equal(at_goal, [0.0, 0.0])

@@ -42,8 +42,8 @@ class LoopState(enum.Enum):
 class Kinematics(Protocol):
     """Forward kinematics of the measured joints."""
 
-    def tool_position(self, joint_position: FloatArray, out: FloatArray) -> FloatArray:
-        """Tool point [3] (m, base frame) of joint positions [n] (rad), written into ``out``."""
+    def update(self, state: RobotState) -> None:
+        """Write tool position and Jacobian of the measured joints into ``state``, in place."""
         ...
 
 
@@ -142,6 +142,7 @@ class ControlLoop:
             self.command.position,
             self.command.velocity,
             np.zeros(3),
+            np.zeros((3, n)),
         )
         self._runner = self._next_runner = runner
         self._goal: FloatArray | None = None
@@ -360,7 +361,7 @@ class ControlLoop:
 
     def _sample(self, goal: FloatArray) -> None:
         state = self._robot_state
-        self._kinematics.tool_position(state.joint_position_rad, state.tool_position_m)
+        self._kinematics.update(state)
         self.goal_error_m = math.dist(goal, state.tool_position_m)
         self.statistics.policy_samples += 1
         if not self._runner.sample(state, goal):
