@@ -121,6 +121,59 @@ class Shell:
 
 
 @dataclass(frozen=True)
+class Workspace:
+    """A box, base frame, that guarded points (the tool, and an elbow if one is named) keep to."""
+
+    min_m: tuple[float, float, float]
+    max_m: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if any(low >= high for low, high in zip(self.min_m, self.max_m, strict=True)):
+            raise ConfigError("max_m: every value must be above that of min_m")
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A box (``size_m``: full edge lengths, turned by ``yaw_rad`` about z) or a sphere, base frame.
+
+    Give either ``size_m`` or ``radius_m``.
+    """
+
+    name: str
+    center_m: tuple[float, float, float]
+    size_m: tuple[float, float, float] | None = None
+    radius_m: float | None = None
+    yaw_rad: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.size_m is None) == (self.radius_m is None):
+            raise ConfigError("size_m: give either size_m (a box) or radius_m (a sphere)")
+        if self.size_m is not None and min(self.size_m) <= 0.0:
+            raise ConfigError("size_m: must be positive")
+        if self.radius_m is not None and self.radius_m <= 0.0:
+            raise ConfigError("radius_m: must be positive")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the safety filter keeps the arm away from, besides itself and the floor of its MJCF.
+
+    ``never_touching``: pairs of bodies that no joint positions bring together although they come
+    closer than any useful margin, as neighbours but one do. They are not watched.
+    """
+
+    workspace: Workspace | None = None
+    obstacles: tuple[Obstacle, ...] = ()
+    elbow_body: str | None = None
+    never_touching: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [obstacle.name for obstacle in self.obstacles]
+        if len(set(names)) != len(names):
+            raise ConfigError("obstacles: names must be unique")
+
+
+@dataclass(frozen=True)
 class Topics:
     """Topic names as the robot's driver has them."""
 
@@ -147,6 +200,7 @@ class RobotConfig:
     goals: Shell
     topics: Topics
     sources: tuple[str, ...]
+    surroundings: Surroundings = Surroundings()
 
     def __post_init__(self) -> None:
         if self.schema != 1:

@@ -13,10 +13,14 @@ until it stands, whatever the others do). So there is always a verified way to s
 
 **How a path is verified cheaply.** ``ClearanceModel.levers`` bound what a motion of the joints can
 take off each distance. ``_slack`` holds, for every row, a lower bound of the distance less the
-margin at the present pose; each tick takes off what it can have cost at most. As long as the slack
-exceeds what one tick and the braking path can cost, nothing needs to be measured. A row that runs
-short is measured anew at the candidate's pose; if that does not settle it, along the path: from a
-slack s, at speeds that can cost c m/s, the arm may go on for s / c seconds before the next look.
+margin. Every 20 ms a survey asks of each row whether anything that the acceleration limit allows
+for the next 20 ms, and braking after that, could use up its slack. Rows of which it could are
+measured; those that remain in doubt are near, and are watched every tick, the others not at all
+until the next survey. In the open this leaves next to nothing to do in nine ticks of ten.
+
+A near row that runs short is measured anew at the candidate's pose; if that does not settle it,
+along the braking path: from a slack s, at speeds that can cost c m/s, the arm may go on for s / c
+seconds before the next look.
 
 **Between ticks** the reference goes no further than one tick's motion: a row can lose at most half
 of that on the way from one verified pose to the next. Near anything, ticks that could cost more
@@ -37,11 +41,16 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from smfp_core.reference import Reference
 from smfp_core.specs import FloatArray
 from smfp_sim.clearance import ClearanceModel
 
 # Looks along one braking path, which bounds the cost of a tick. A path that needs more is refused.
 _MOST_LOOKS = 8
+# One period of policies at 50 Hz: longer surveys look further ahead and leave more rows in doubt.
+_SURVEY_PERIOD_S = 0.02
+# Share of the speed limit by which an old Jacobian may be off before it is computed anew.
+_BEND_SHARE = 0.02
 
 
 class Verdict(enum.Enum):
@@ -66,8 +75,7 @@ class PathGuard:
 
     Attributes:
         blocked_row: row of the last refusal for lack of distance; -1 before the first.
-        speed_m_s: bound on the speed of the guarded points along the last path that was refused
-            for it.
+        speed_m_s: bound on the speed of the guarded points along the last path judged by it.
         looks: how often distances or Jacobians were measured, for the record of costs.
     """
 
@@ -93,19 +101,19 @@ class PathGuard:
         self._is_pair = pairs
         self._wanted_margin = np.where(pairs, margin_m, 0.0)
         self._margin = self._wanted_margin.copy()
-        # Most that one tick may cost a row near its margin; a convex box needs no such bound.
-        self._most_per_tick = np.where(pairs, margin_m, np.inf)
         n = len(self._acceleration)
+        self._survey_ticks = max(1, round(_SURVEY_PERIOD_S / dt))
+        self._until_survey = 0
+        # At ``_anchor`` the slack of a row is at least this; for near rows ``_near_slack`` is.
         self._slack = np.zeros(len(rows))
-        # Columns: what one tick moves each joint, and what braking after it does.
-        self._motion = np.zeros((n, 2))
-        self._cost = np.zeros((len(rows), 2))
-        self._total = np.zeros(len(rows))
-        self._speed, self._whole = np.zeros(n), np.zeros(n)
-        self._short = np.zeros(len(rows), np.bool_)
+        self._anchor = np.zeros(n)
+        self._near: NDArray[np.intp] = np.zeros(0, np.intp)
+        self._near_levers = np.zeros((0, n))
+        self._near_slack = np.zeros(0)
         self._measured: list[tuple[int, float]] = []
-        self._position = np.zeros(n)
         self._relaxed = False
+        self._speed, self._step, self._brake = np.zeros(n), np.zeros(n), np.zeros(n)
+        self._whole, self._position = np.zeros(n), np.zeros(n)
         points = len(clearance.points)
         self._point_levers = clearance.point_levers
         self._jacobians = np.zeros((points, 3, n))
@@ -120,6 +128,7 @@ class PathGuard:
             deeper, self._point_levers[:, None, :], self._point_levers[:, :, None]
         ) * (carries[:, None, :] & carries[:, :, None])
         self._moments = np.zeros(n + 1)
+        self._bent = math.inf
         self.blocked_row = -1
         self.speed_m_s = 0.0
         self.looks = 0
@@ -150,94 +159,113 @@ class PathGuard:
         """
         self._clearance.set_pose(position)
         distance = np.array([self._clearance.distance(row) for row in self._rows])
-        relaxed = np.minimum(self._wanted_margin, np.maximum(distance, 0.0) / 2)
-        np.copyto(self._margin, np.where(self._is_pair, relaxed, 0.0))
+        half = np.maximum(distance, 0.0) / 2
+        self._margin = np.where(self._is_pair, np.minimum(self._wanted_margin, half), 0.0)
         self._relaxed = bool((self._margin < self._wanted_margin).any())
         np.subtract(distance, self._margin, out=self._slack)
-        np.minimum(self._wanted_margin, self._margin, out=self._most_per_tick)
-        self._most_per_tick[~self._is_pair] = np.inf
+        self._anchor[:] = position
+        self._near = self._near[:0]
+        self._near_slack = self._near_slack[:0]
+        self._until_survey = 0
         self._drift[:] = np.inf
+        self._bent = math.inf
         self.blocked_row = -1
 
-    def judge(self, position: FloatArray, velocity: FloatArray) -> Verdict:
-        """Whether the arm at ``position`` [n] may move at ``velocity`` [n] in the coming tick.
+    def judge(self, state: Reference, velocity: FloatArray) -> Verdict:
+        """Whether the arm may move at ``velocity`` [n] (rad/s) in the coming tick.
 
-        ``position`` is where the last ``commit`` (or ``begin``) left it; ``velocity`` is within
-        the acceleration limit. Nothing moves by this; the caller decides, and commits.
+        ``state`` is where the last ``commit`` (or ``begin``) left it, and ``velocity`` is within
+        the acceleration limit from there. Nothing moves by this; the caller decides, and commits.
         """
-        np.abs(velocity, out=self._speed)
+        if self._until_survey <= 0:
+            self._survey(state)
         self._measured.clear()
-        if not self._speed.any():
+        limit = self.speed_limit_m_s
+        if not len(self._near) and not limit:
             return Verdict.FREE
-        step, brake = self._motion[:, 0], self._motion[:, 1]
-        np.multiply(self._speed, self._dt, out=step)
-        self._braking_distance(self._speed, out=brake)
-        np.matmul(self._levers, self._motion, out=self._cost)
-        np.add(self._cost[:, 0], self._cost[:, 1], out=self._total)
-        np.greater(self._total, self._slack, out=self._short)
-        at_candidate = False
-        if np.count_nonzero(self._short):
-            np.multiply(velocity, self._dt, out=self._position)
-            self._position += position
-            at_candidate = True
-            blocked = self._look_along(np.flatnonzero(self._short), velocity)
+        np.abs(velocity, out=self._speed)
+        np.multiply(self._speed, self._dt, out=self._step)
+        self._brake = self._braking_distance(self._speed)
+        np.multiply(velocity, self._dt, out=self._position)
+        self._position += state.position
+        if len(self._near):
+            blocked = self._check_near(velocity)
             if blocked >= 0:
                 self.blocked_row = blocked
                 return Verdict.COLLISION if self._is_pair[blocked] else Verdict.WORKSPACE
-        if self.speed_limit_m_s > 0.0 and not self._slow_enough(position, velocity, at_candidate):
+        if limit and not self._slow_enough(velocity):
             return Verdict.TOOL_SPEED
         return Verdict.FREE
 
     def commit(self, velocity: FloatArray, accepted: bool) -> None:
         """The arm moves at ``velocity`` [n] for one tick: the judged one, or braked instead."""
-        np.abs(velocity, out=self._speed)
-        np.multiply(self._speed, self._dt, out=self._whole)
-        self._drift += self._whole
-        self._slack -= self._levers @ self._whole
-        if not accepted:
+        self._until_survey -= 1
+        if not len(self._near) and not self.speed_limit_m_s:
             return
-        for row, slack in self._measured:
-            self._slack[row] = slack
+        np.abs(velocity, out=self._whole)
+        self._whole *= self._dt
+        self._drift += self._whole
+        self._near_slack -= self._near_levers @ self._whole
+        if accepted:
+            for index, slack in self._measured:
+                self._near_slack[index] = slack
+
+    def _survey(self, state: Reference) -> None:
+        """Find the rows that could run out of slack before the next survey."""
+        slack, near, ticks = self._slack, self._near, self._survey_ticks
+        slack -= self._levers @ np.abs(state.position - self._anchor)
+        slack[near] = self._near_slack
+        self._anchor[:] = state.position
+        speed = np.abs(state.velocity)
+        gain = ticks * self._step_speed
+        ahead = self._dt * (ticks * speed + 0.5 * (ticks + 1) * gain)
+        # Braking in steps is shorter than braking evenly, so this covers it.
+        ahead += (speed + gain) ** 2 / (2.0 * self._acceleration)
+        cost = self._levers @ ahead
+        short = np.flatnonzero(cost > slack)
+        if len(short):
+            self._clearance.set_pose(state.position)
+            self.looks += 1
+            for row in short.tolist():
+                slack[row] = self._clearance.distance(self._rows[row]) - self._margin[row]
         if self._relaxed:
-            self._restore_margins()
+            extra = self._wanted_margin - self._margin
+            kept = (slack - cost >= extra) & (extra > 0.0)
+            slack[kept] -= extra[kept]
+            self._margin[kept] = self._wanted_margin[kept]
+            self._relaxed = bool((self._margin < self._wanted_margin).any())
+        self._near = np.flatnonzero(cost > slack)
+        self._near_slack = slack[self._near]
+        self._near_levers = self._levers[self._near]
+        self._until_survey = ticks
 
-    def _restore_margins(self) -> None:
-        # The slack is relative to the margin in force; the whole path must keep the full one.
-        extra = self._wanted_margin - self._margin
-        kept = (self._slack - self._cost[:, 1] >= extra) & (extra > 0.0)
-        self._slack[kept] -= extra[kept]
-        self._margin[kept] = self._wanted_margin[kept]
-        self._most_per_tick[kept] = self._wanted_margin[kept]
-        self._relaxed = bool((self._margin < self._wanted_margin).any())
-
-    def _braking_distance(self, speed: FloatArray, out: FloatArray) -> FloatArray:
+    def _braking_distance(self, speed: FloatArray) -> FloatArray:
         """What braking from ``speed`` [n] moves each joint in the ticks after this one, rad."""
         # speed - step, speed - 2 step, ... while positive; their number is that of whole steps.
         count = np.floor(speed / self._step_speed)
-        np.multiply(count + 1.0, self._step_speed, out=out)
-        out *= -0.5
-        out += speed
-        out *= count
-        out *= self._dt
-        return out
+        return count * self._dt * (speed - 0.5 * (count + 1.0) * self._step_speed)
 
-    def _look_along(self, rows: NDArray[np.intp], velocity: FloatArray) -> int:
-        """Measure ``rows`` at the candidate and along its braking path; the one in the way, or -1.
+    def _check_near(self, velocity: FloatArray) -> int:
+        """The row in the way of the candidate in ``_position`` or its braking path; -1 if none.
 
         Leaves what was measured at the candidate in ``_measured``.
         """
-        clearance, levers = self._clearance, self._levers[rows]
-        over = self._cost[rows, 0] > self._most_per_tick[rows]
+        levers, clearance = self._near_levers, self._clearance
+        index = np.flatnonzero(levers @ (self._step + self._brake) > self._near_slack)
+        if not len(index):
+            return -1
+        rows, levers = self._near[index], levers[index]
         margin = self._margin[rows]
-        pose, tick = self._position, 0
-        brake = self._motion[:, 1]
-        speed = self._speed
+        # A tick that could cost more than the margin might touch something on its way; points
+        # cannot leave a box between two places inside.
+        over = (levers @ self._step > margin) & self._is_pair[rows]
+        pose, tick, speed, brake = self._position, 0, self._speed, self._brake
         for look in range(_MOST_LOOKS):
             clearance.set_pose(pose)
             self.looks += 1
             slack = np.array([clearance.distance(self._rows[row]) for row in rows]) - margin
             if look == 0:
-                self._measured.extend(zip(rows.tolist(), slack.tolist(), strict=True))
+                self._measured.extend(zip(index.tolist(), slack.tolist(), strict=True))
                 if over.any():
                     return int(rows[np.argmax(over)])
             worst = int(np.argmin(slack))
@@ -247,33 +275,30 @@ class PathGuard:
             if not np.count_nonzero(unsettled):
                 return -1
             rows, levers = rows[unsettled], levers[unsettled]
-            slack, margin, over = slack[unsettled], margin[unsettled], over[unsettled]
+            slack, margin = slack[unsettled], margin[unsettled]
             ticks = slack / (levers @ speed * self._dt)
             nearest = int(np.argmin(ticks))
             if ticks[nearest] < 1.0:
                 return int(rows[nearest])
             tick += int(ticks[nearest])
             speed = np.maximum(self._speed - tick * self._step_speed, 0.0)
-            brake = self._braking_distance(speed, out=np.empty(len(speed)))
-            pose = self._position + np.sign(velocity) * (self._motion[:, 1] - brake)
+            brake = self._braking_distance(speed)
+            pose = self._position + np.sign(velocity) * (self._brake - brake)
         return int(rows[0])
 
-    def _slow_enough(self, position: FloatArray, velocity: FloatArray, at_candidate: bool) -> bool:
+    def _slow_enough(self, velocity: FloatArray) -> bool:
         limit = self.speed_limit_m_s
         if (self._point_levers @ self._speed).max() <= limit:
             return True
         if self._drift[0] < math.inf and self._speed_bound(velocity) <= limit:
             return True
-        clearance = self._clearance
-        if not at_candidate:
-            np.multiply(velocity, self._dt, out=self._position)
-            self._position += position
-        clearance.set_pose(self._position)
-        clearance.point_jacobians(self._jacobians)
-        self.looks += 1
-        self._drift[:] = self._motion[:, 0]
-        self.speed_m_s = self._speed_bound(velocity)
-        return self.speed_m_s <= limit
+        if self._bent > _BEND_SHARE * limit:
+            self._clearance.set_pose(self._position)
+            self._clearance.point_jacobians(self._jacobians)
+            self.looks += 1
+            self._drift[:] = self._step
+            return self._speed_bound(velocity) <= limit
+        return False
 
     def _speed_bound(self, velocity: FloatArray) -> float:
         """Upper bound on the speed of the guarded points from now until the arm has braked."""
@@ -283,7 +308,9 @@ class PathGuard:
         np.maximum(velocities, 0.0, out=velocities)
         velocities *= np.sign(velocity)[:, None]
         flow = (self._flat @ velocities).reshape(-1, 3, len(self._moments))
-        fastest = np.sqrt((flow * flow).sum(axis=1).max(axis=1))
-        np.add(self._motion[:, 0], self._motion[:, 1], out=self._whole)
-        self._whole += self._drift
-        return float((fastest + (self._bend @ self._whole) @ speed).max())
+        flow *= flow
+        fastest = np.sqrt(flow.sum(axis=1).max(axis=1))
+        bent = (self._bend @ (self._step + self._brake + self._drift)) @ speed
+        self._bent = float(bent.max())
+        self.speed_m_s = float((fastest + bent).max())
+        return self.speed_m_s

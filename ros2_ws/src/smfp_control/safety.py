@@ -141,13 +141,13 @@ class SafetyFilter:
         if self._caution:
             self._caution -= 1
             kinds = self._hold_back(command.velocity)
-        verdict = guard.judge(command.position, wanted)
+        verdict = guard.judge(command, wanted)
         if verdict is Verdict.TOOL_SPEED:
             kinds |= Intervention.TOOL_SPEED
             wanted *= _SPEED_SHARE * guard.speed_limit_m_s / guard.speed_m_s
             np.maximum(wanted, self._low, out=wanted)
             np.minimum(wanted, self._high, out=wanted)
-            verdict = guard.judge(command.position, wanted)
+            verdict = guard.judge(command, wanted)
         if verdict in _BLOCKED:
             self._blocked_by = _BLOCKED[verdict]
             self._caution = self._caution_ticks
