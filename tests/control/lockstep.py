@@ -14,7 +14,7 @@ from smfp_control.control_loop import ControlLoop, LoopSettings
 from smfp_control.faults import FaultLatch
 from smfp_control.noise import NoiseSource
 from smfp_control.policy_runner import Policy, PolicyRunner
-from smfp_control.safety import StateMonitor
+from smfp_control.safety import SafetyFilter, StateMonitor
 from smfp_control.sim_driver import SimulatedDriver
 from smfp_core.reference import Reference
 from smfp_core.robot import RobotConfig
@@ -42,7 +42,13 @@ class LockStep:
         measured: (position, velocity) of the simulated arm, one row a tick.
     """
 
-    def __init__(self, robot: RobotConfig, policy: Policy, **noise: Any) -> None:
+    def __init__(
+        self,
+        robot: RobotConfig,
+        policy: Policy,
+        safety_filter: SafetyFilter | None = None,
+        **noise: Any,
+    ) -> None:
         self.robot = robot
         self.period_s = 1.0 / robot.control_rate_hz
         self.driver = SimulatedDriver(robot, self.period_s)
@@ -64,6 +70,7 @@ class LockStep:
             lambda: self.queue.popleft() if self.queue else None,
             self._send,
             lambda: self.misses,
+            safety_filter,
         )
         self.publish()
         assert self.loop.observe(self.now_ns) is None

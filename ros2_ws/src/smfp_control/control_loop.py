@@ -101,6 +101,8 @@ class ControlLoop:
         take_message: the next waiting joint state, or None.
         send: takes the reference to command; called every tick.
         missed_deadlines: total of deadlines missed so far by whatever drives ``tick``.
+        safety_filter: for the robot's limits and control period; by default one that bounds the
+            joints alone.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class ControlLoop:
         take_message: Callable[[], JointStateMessage | None],
         send: Callable[[Reference], None],
         missed_deadlines: Callable[[], int] = lambda: 0,
+        safety_filter: SafetyFilter | None = None,
     ) -> None:
         n = len(robot.joints)
         self.robot = robot
@@ -130,7 +133,9 @@ class ControlLoop:
         self._send = send
         self._missed_deadlines = missed_deadlines
         self._dt = 1.0 / robot.control_rate_hz
-        self._filter = SafetyFilter(robot.limits, self._dt)
+        self.safety_filter = safety_filter or SafetyFilter(robot.limits, self._dt)
+        self._plain_filter = SafetyFilter(robot.limits, self._dt)
+        self._zeros = np.zeros(n)
         self._step = robot.limits.acceleration * self._dt
         self._ramp = np.zeros(n)
         self._timeout_ns = round(settings.state_timeout_s * 1e9)
@@ -261,6 +266,7 @@ class ControlLoop:
         self._begun = True
         self.command.position[:] = self.reader.position
         self.command.velocity[:] = 0.0
+        self.safety_filter.begin(self.command.position)
         self._goal = self._tracked = self._present = None
         self._stopping = self._clear_requested = False
         self._window_misses = self._missed_deadlines()
@@ -287,7 +293,12 @@ class ControlLoop:
             observed = desired = clock()
             self._latch.set(Fault(FaultKind.INTERNAL, f"{type(error).__name__}: {error}"))
             self._desired.velocity[:] = 0.0
-        kinds = self._filter.apply(self.command, self._desired.velocity)
+        try:
+            kinds = self.safety_filter.apply(self.command, self._desired.velocity)
+        except Exception as error:  # it changes the command at its very end, so braking is open
+            self._latch.set(Fault(FaultKind.INTERNAL, f"{type(error).__name__}: {error}"))
+            self.safety_filter.forget()
+            kinds = self._plain_filter.apply(self.command, self._zeros)
         if kinds is not Intervention.NONE:
             for kind in KINDS:
                 if kind & kinds:

@@ -121,6 +121,27 @@ class PolicyNodeParameters:
         low=0.01,
         high=3.2,
     )
+    tool_speed_limit_m_s: float = _parameter(
+        0.25,
+        "Greatest speed of the tool, and of the elbow where the robot names one; 0: no limit. "
+        "The default is the reduced speed of ISO 10218-1, for people nearby",
+        unit="m/s",
+        low=0.0,
+        high=10.0,
+    )
+    collision_check: bool = _parameter(
+        True,
+        "Refuse commands from which the arm could not brake clear of itself, the floor and the "
+        "obstacles of the robot description",
+    )
+    collision_margin_m: float = _parameter(
+        0.01,
+        "Clearance that collision_check keeps between the robot's collision geometry and what is "
+        "around it",
+        unit="m",
+        low=0.001,
+        high=0.2,
+    )
     state_jump_rad: float = _parameter(
         0.05,
         "What two successive positions may differ by beyond motion at the velocity limit",

@@ -171,6 +171,15 @@ class PathGuard:
         self._bent = math.inf
         self.blocked_row = -1
 
+    def forget(self) -> None:
+        """Trust nothing measured before, after ticks that were not committed."""
+        self._slack[:] = -np.inf
+        self._near = self._near[:0]
+        self._near_slack = self._near_slack[:0]
+        self._until_survey = 0
+        self._drift[:] = np.inf
+        self._bent = math.inf
+
     def judge(self, state: Reference, velocity: FloatArray) -> Verdict:
         """Whether the arm may move at ``velocity`` [n] (rad/s) in the coming tick.
 

@@ -39,18 +39,20 @@ from smfp_control.parameters import (
     PolicyNodeParameters,
     help_text,
 )
+from smfp_control.path_guard import PathGuard
 from smfp_control.periodic import PeriodicThread
 from smfp_control.policy_runner import PolicyRunner
 from smfp_control.polling import create_polled_subscription
 from smfp_control.process import RunnableNode, freeze_garbage, run_node
 from smfp_control.realtime import RealtimeSettings
-from smfp_control.safety import StateMonitor
+from smfp_control.safety import SafetyFilter, StateMonitor
 from smfp_control.status import STATUS_QOS, StatusSnapshot, loop_diagnostics
 from smfp_core.policy_file import PolicyFile, PolicyFileError
 from smfp_core.resources import share_path
 from smfp_core.robot import RobotConfig, load_robot
 from smfp_core.strict import ConfigError
 from smfp_sim.arm import ArmModel, Kinematics
+from smfp_sim.clearance import ClearanceModel
 
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 # Every message of a burst is taken; the newest counts.
@@ -203,6 +205,15 @@ class PolicyNode(LifecycleNode, RunnableNode):
         if parameters.control_rate_hz:
             robot = dataclasses.replace(robot, control_rate_hz=parameters.control_rate_hz)
         kinematics = Kinematics(ArmModel(robot))
+        period_s = 1.0 / robot.control_rate_hz
+        guard = PathGuard(
+            ClearanceModel(robot),
+            robot.limits.acceleration,
+            period_s,
+            parameters.collision_margin_m,
+            parameters.tool_speed_limit_m_s,
+            parameters.collision_check,
+        )
         runner = _make_runner(parameters, parameters.policy_path, robot)
         interface = parameters.command_interface or robot.command_interface
         states, take = create_polled_subscription(
@@ -230,6 +241,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
             take,
             send,
             lambda: self._thread.misses if self._thread else 0,
+            SafetyFilter(robot.limits, period_s, guard),
         )
         diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         goals = self.create_subscription(PoseStamped, "~/goal", self._on_goal, 10)
@@ -266,6 +278,11 @@ class PolicyNode(LifecycleNode, RunnableNode):
         fault = self._await_state(loop, timeout_s)
         if fault is not None:
             return self._refuse("activate", f"{fault.kind.value}: {fault.reason}")
+        obstruction = loop.safety_filter.refusal(loop.reader.position)
+        if obstruction is not None:
+            return self._refuse(
+                "activate", f"{obstruction}: move the arm with the robot's own controls"
+            )
         parameters = self._configured.parameters
         realtime = RealtimeSettings(
             parameters.scheduler_priority, parameters.cpu_affinity, parameters.lock_memory

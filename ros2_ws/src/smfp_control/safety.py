@@ -87,7 +87,7 @@ class SafetyFilter:
         return self._guard.refusal(position) if self._guard is not None else None
 
     def begin(self, position: FloatArray) -> None:
-        """Start at rest at ``position`` [n], rad. Without it a guarded arm may not move."""
+        """Start at rest at ``position`` [n], rad, where ``refusal`` found nothing in the way."""
         self._caution = 0
         if self._guard is not None:
             self._guard.begin(position)
@@ -128,6 +128,11 @@ class SafetyFilter:
         self._change *= self._dt
         command.position += self._change
         return kinds
+
+    def forget(self) -> None:
+        """Trust nothing measured before; for use after ``apply`` raised."""
+        if self._guard is not None:
+            self._guard.forget()
 
     def _keep_clear(self, guard: PathGuard, command: Reference) -> Intervention:
         """Replace the velocity in ``_change`` by one that the guard accepts, or by braking."""

@@ -107,5 +107,6 @@ def loop_diagnostics(
     for kind in KINDS:
         name = (kind.name or "").lower()
         values[f"interventions_{name}"] = str(statistics.interventions[kind])
+    values["safety_last_obstruction"] = loop.safety_filter.reason
     values["safety_interventions"] = str(sum(statistics.interventions.values()))
     return _pairs(values)
