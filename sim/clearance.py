@@ -222,11 +222,14 @@ def _add_obstacle(
     turn = np.array([np.cos(obstacle.yaw_rad / 2), 0.0, 0.0, np.sin(obstacle.yaw_rad / 2)])
     mujoco.mju_rotVecQuat(position, np.array(obstacle.center_m), base_quat)
     mujoco.mju_mulQuat(quat, base_quat, turn)
-    box = obstacle.size_m is not None
+    if obstacle.size_m is not None:
+        shape, size = mujoco.mjtGeom.mjGEOM_BOX, [x / 2 for x in obstacle.size_m]
+    else:
+        shape, size = mujoco.mjtGeom.mjGEOM_SPHERE, [obstacle.radius_m or 0.0, 0.0, 0.0]
     spec.worldbody.add_geom(
         name=f"obstacle {obstacle.name}",
-        type=mujoco.mjtGeom.mjGEOM_BOX if box else mujoco.mjtGeom.mjGEOM_SPHERE,
-        size=[x / 2 for x in obstacle.size_m] if box else [obstacle.radius_m, 0.0, 0.0],
+        type=shape,
+        size=size,
         pos=position + base_position,
         quat=quat,
         # Whatever masks the arm's geoms have, an obstacle is meant for all of them.

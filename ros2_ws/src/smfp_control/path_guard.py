@@ -99,8 +99,8 @@ class PathGuard:
         self._levers = np.ascontiguousarray(clearance.levers[rows])
         pairs = np.array([clearance.is_pair(row) for row in rows], np.bool_)
         self._is_pair = pairs
-        self._wanted_margin = np.where(pairs, margin_m, 0.0)
-        self._margin = self._wanted_margin.copy()
+        self._wanted_margin: FloatArray = np.where(pairs, margin_m, 0.0)
+        self._margin: FloatArray = self._wanted_margin.copy()
         n = len(self._acceleration)
         self._survey_ticks = max(1, round(_SURVEY_PERIOD_S / dt))
         self._until_survey = 0
@@ -108,12 +108,15 @@ class PathGuard:
         self._slack = np.zeros(len(rows))
         self._anchor = np.zeros(n)
         self._near: NDArray[np.intp] = np.zeros(0, np.intp)
-        self._near_levers = np.zeros((0, n))
-        self._near_slack = np.zeros(0)
+        self._near_levers: FloatArray = np.zeros((0, n))
+        self._near_slack: FloatArray = np.zeros(0)
         self._measured: list[tuple[int, float]] = []
         self._relaxed = False
-        self._speed, self._step, self._brake = np.zeros(n), np.zeros(n), np.zeros(n)
-        self._whole, self._position = np.zeros(n), np.zeros(n)
+        self._speed: FloatArray = np.zeros(n)
+        self._step: FloatArray = np.zeros(n)
+        self._brake: FloatArray = np.zeros(n)
+        self._whole: FloatArray = np.zeros(n)
+        self._position: FloatArray = np.zeros(n)
         points = len(clearance.points)
         self._point_levers = clearance.point_levers
         self._jacobians = np.zeros((points, 3, n))
@@ -263,16 +266,20 @@ class PathGuard:
         index = np.flatnonzero(levers @ (self._step + self._brake) > self._near_slack)
         if not len(index):
             return -1
-        rows, levers = self._near[index], levers[index]
+        rows = self._near[index]
+        levers = levers[index]
         margin = self._margin[rows]
         # A tick that could cost more than the margin might touch something on its way; points
         # cannot leave a box between two places inside.
         over = (levers @ self._step > margin) & self._is_pair[rows]
-        pose, tick, speed, brake = self._position, 0, self._speed, self._brake
+        pose: FloatArray = self._position
+        tick, speed, brake = 0, self._speed, self._brake
         for look in range(_MOST_LOOKS):
             clearance.set_pose(pose)
             self.looks += 1
-            slack = np.array([clearance.distance(self._rows[row]) for row in rows]) - margin
+            slack: FloatArray = (
+                np.array([clearance.distance(self._rows[row]) for row in rows]) - margin
+            )
             if look == 0:
                 self._measured.extend(zip(index.tolist(), slack.tolist(), strict=True))
                 if over.any():
