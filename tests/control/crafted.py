@@ -20,13 +20,17 @@ from smfp_core.policy_file import (
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import ActionSpec, ObservationField, ObservationSpec
 
-OBSERVATION = ObservationSpec(
-    (
-        ObservationField("joint_position", 6, "rad"),
-        ObservationField("joint_velocity", 6, "rad/s"),
-        ObservationField("goal_offset", 3, "m", "base"),
+
+def observation_of(robot: RobotConfig) -> ObservationSpec:
+    """What a crafted policy sees."""
+    n = len(robot.joints)
+    return ObservationSpec(
+        (
+            ObservationField("joint_position", n, "rad"),
+            ObservationField("joint_velocity", n, "rad/s"),
+            ObservationField("goal_offset", 3, "m", "base"),
+        )
     )
-)
 
 
 def linear_graph(weight: np.ndarray, noise_gain: float, spoilt: bool = False) -> onnx.ModelProto:
@@ -80,7 +84,7 @@ def write_policy(
     n_obs, n_act = weight.shape
     metadata = PolicyMetadata(
         schema=SCHEMA,
-        observation=OBSERVATION,
+        observation=observation_of(robot),
         action=action or robot.action_spec(),
         robot=RobotBinding(robot_name or robot.name, robot.mjcf_sha256),
         control=ControlAssumptions(0.0, "none"),
@@ -99,6 +103,6 @@ def towards_goal(robot: RobotConfig, gain_per_s: float = 3.0) -> np.ndarray:
     from smfp_sim.arm import ArmModel, Kinematics
 
     jacobian = Kinematics(ArmModel(robot)).tool_jacobian(robot.home_rad)
-    weight = np.zeros((OBSERVATION.size, len(robot.joints)), np.float32)
+    weight = np.zeros((observation_of(robot).size, len(robot.joints)), np.float32)
     weight[-3:] = (gain_per_s * np.linalg.pinv(jacobian)).T / robot.policy.velocity_rad_s
     return weight

@@ -99,6 +99,8 @@ class Controller:
         self.target = start.copy()
         self.velocity = np.zeros(len(joints))
         self.taken = self.ignored = 0
+        self.received = 0.0
+        self._waiting: deque[tuple[float, Any]] = deque()
         self._path: tuple[np.ndarray, np.ndarray] | None = None
         node.declare_parameter("joints", joints)
         if "forward" in node.get_name():
@@ -107,13 +109,24 @@ class Controller:
     def subscribe(self, kind: type, topic: str, callback: Any, qos: QoSProfile) -> None:
         """Take commands from now on."""
         self._kind, self._callback = kind, callback
-        self._subscription = self.node.create_subscription(kind, topic, callback, qos)
+        self._subscription = self.node.create_subscription(kind, topic, self._enqueue, qos)
 
-    def poll(self) -> None:
-        """Take what waits on the command topic."""
+    def _enqueue(self, message: Any, info: Any) -> None:
+        sent = info["source_timestamp"] * 1e-9 - time.time() + time.monotonic()
+        self._waiting.append((sent, message))
+
+    def poll(self, now: float) -> None:
+        """Take the commands that were sent until ``now``.
+
+        A test machine may let this process wait. A driver's control loop does not wait, so each
+        command counts in the period in which it was sent: the motion is that of a driver in time.
+        """
         with self._subscription.handle:
             while (taken := self._subscription.handle.take_message(self._kind, False)) is not None:
-                self._callback(taken[0])
+                self._enqueue(*taken)
+        while self._waiting and self._waiting[0][0] <= now:
+            self.received, message = self._waiting.popleft()
+            self._callback(message)
 
     def _values(self, message: Float64MultiArray) -> np.ndarray | None:
         values = np.array(message.data)
@@ -152,7 +165,7 @@ class Controller:
         if usable:
             order = [list(message.joint_names).index(joint) for joint in self.joints]
             rows = [self.target, *(np.array(p.positions)[order] for p in points)]
-            start = time.monotonic()
+            start = self.received
             # Time zero is where the arm is sent from; a point due at once is due a moment later.
             due = [start, *(start + max(t, 1e-6) for t in times)]
             self._path = (np.array(due), np.array(rows))
@@ -208,10 +221,11 @@ class FakeDriver:
         joints = options.controller_joints or self.joints
         controller = Controller(node, joints, self.position, name == options.active)
         transient = options.command_durability == "transient_local"
-        # ros2_control subscribes with the middleware's defaults: reliable, volatile.
+        # ros2_control subscribes with the middleware's defaults, reliable and volatile; the depth
+        # is for test machines that let this process wait.
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
-            depth=10,
+            depth=1000,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if transient else DurabilityPolicy.VOLATILE,
         )
         kind, topic, callback = {
@@ -252,7 +266,7 @@ class FakeDriver:
     def _period(self, now: float) -> None:
         target = self.position
         for controller in self.controllers:
-            controller.poll()
+            controller.poll(now)
             if controller.active:
                 controller.advance(now, self.dt, self.faults.drift_rad_s * self.dt)
                 target = controller.target
@@ -263,11 +277,11 @@ class FakeDriver:
         acceleration = (self.velocity - before_velocity) / self.dt
         self.motion.append((now, self.position.copy(), self.velocity, acceleration, target.copy()))
         if not self.faults.paused:
-            self._late.append((now + self.faults.delay_s, self._message()))
+            self._late.append((now + self.faults.delay_s, self._message(now)))
         while self._late and self._late[0][0] <= now:
             self._states.publish(self._late.popleft()[1])
 
-    def _message(self) -> JointState:
+    def _message(self, now: float) -> JointState:
         faults = self.faults
         position, velocity = self.position.copy(), self.velocity.copy()
         position[0] += faults.jump_rad
@@ -285,7 +299,8 @@ class FakeDriver:
         if not faults.no_velocity:
             message.velocity = [*velocity[order].tolist(), *(0.0 for _ in extra)]
         if not faults.no_stamp:
-            stamp_ns = time.time_ns() + round(faults.clock_offset_s * 1e9)
+            age = time.monotonic() - now
+            stamp_ns = time.time_ns() + round((faults.clock_offset_s - age) * 1e9)
             message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
         return message
 

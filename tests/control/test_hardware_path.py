@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench import Bench
+from bench import Bench, open_bench
+from crafted import towards_goal, write_policy
 from driver_process import Motion, set_faults, start_driver
 
-from smfp_core.robot import RobotConfig
+from smfp_core.robot import RobotConfig, load_robot
 
 pytestmark = pytest.mark.process
 
@@ -20,6 +21,9 @@ CONTROLLERS = {
     "joint_trajectory": "scaled_joint_trajectory_controller",
 }
 
+# A test machine lets the driver wait longer than a robot's computer may.
+PATIENT = {"state_timeout_s": 1.0}
+
 
 def assert_within_limits(robot: RobotConfig, motion: Motion) -> None:
     """The arm kept to the robot's position, velocity and acceleration limits."""
@@ -27,7 +31,8 @@ def assert_within_limits(robot: RobotConfig, motion: Motion) -> None:
     low, high = np.array([joint.position_rad for joint in robot.joints]).T
     assert np.all((motion.position >= low) & (motion.position <= high))
     # The policy of these tests asks for 1 rad/s; the servo cannot be faster than its target.
-    smooth = np.diff(motion.position[::25], axis=0) / (25 * 0.002)
+    span = motion.time_s[25] - motion.time_s[0]
+    smooth = np.diff(motion.position[::25], axis=0) / span
     assert np.abs(smooth).max() < 1.5 * robot.policy.velocity_rad_s
     assert np.abs(motion.smooth_acceleration(0.2)).max() < robot.limits.acceleration.max()
 
@@ -42,7 +47,7 @@ def test_the_arm_reaches_a_goal_and_rests_when_deactivated(
     interface: str,
 ) -> None:
     driver = start_driver(bench, tmp_path, "--active", CONTROLLERS[interface])
-    bench.start_policy_node(policy_path, command_interface=interface)
+    bench.start_policy_node(policy_path, command_interface=interface, **PATIENT)
     assert bench.transition("configure")
     bench.until(lambda: bench.states, "joint states")
     assert bench.transition("activate")
@@ -76,3 +81,38 @@ def test_the_arm_stops_when_its_states_stop_and_goes_on_after_a_reset(
     bench.send_goal(near_goal)
     bench.until(lambda: bench.goal_error_m(near_goal) < 0.02, "the goal")
     assert_within_limits(robot, driver.motion())
+
+
+def test_an_fr3_reaches_a_goal_through_the_controller_of_its_yaml(
+    local_ros: None, tmp_path: Path
+) -> None:
+    robot = load_robot("fr3")
+    policy = write_policy(tmp_path / "fr3.onnx", robot, towards_goal(robot))
+    goal = np.array([0.37, 0.06, 0.55])
+    controller = "fr3_arm_controller"
+    with open_bench(robot) as bench:
+        driver = start_driver(
+            bench,
+            tmp_path,
+            *("--joints", ",".join(robot.joint_names)),
+            f"--pose={','.join(map(str, robot.home_rad))}",
+            *("--joint-states-topic", "franka/joint_states"),
+            *("--controllers", controller, "--active", controller),
+        )
+        bench.start_policy_node(policy, robot="fr3", **PATIENT)
+        assert bench.transition("configure")
+        bench.until(lambda: bench.states, "joint states")
+        assert bench.transition("activate")
+        bench.send_goal(goal, "fr3_link0")
+        bench.until(lambda: bench.goal_error_m(goal) < 0.02, "the goal")
+        motion = driver.motion()
+    assert motion.taken > 100
+    assert_within_limits(robot, motion)
+
+
+def test_an_fr3_without_a_policy_is_refused_with_the_reason(local_ros: None) -> None:
+    with open_bench(load_robot("fr3")) as bench:
+        bench.start_policy_node("fr3_reach", robot="fr3")
+        assert not bench.transition("configure")
+        bench.until(lambda: bench.status.get("refusal"), "a reason on ~/status")
+        assert "'fr3_reach' is no shipped policy" in bench.status["refusal"]

@@ -19,7 +19,7 @@ from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 
 from smfp_control.isolation import free_domain_id, stop_children
-from smfp_core.robot import RobotConfig
+from smfp_core.robot import RobotConfig, load_robot
 
 pytestmark = pytest.mark.process
 
@@ -124,6 +124,18 @@ def test_a_trajectory_controller_in_a_namespace_is_a_go_in_any_order(stage: Stag
     options = ("--namespace", "left", "--command-interface", "joint_trajectory")
     assert stage.preflight(*options) == 0
     assert stage.rows["command topic"]["found"].startswith(f"/left/{controller}/joint_trajectory")
+
+
+def test_an_fr3_behind_its_own_driver_is_a_go(stage: Stage, tmp_path: Path) -> None:
+    robot = load_robot("fr3")
+    policy = write_policy(tmp_path / "fr3.onnx", robot, towards_goal(robot))
+    stage.driver(
+        *("--joints", ",".join(robot.joint_names), "--joint-states-topic", "franka/joint_states"),
+        f"--pose={','.join(map(str, robot.home_rad))}",
+        *("--controllers", "fr3_arm_controller", "--active", "fr3_arm_controller"),
+    )
+    assert stage.preflight("--robot", "fr3", "--policy", str(policy)) == 0
+    assert stage.rows["joint states"]["found"].startswith("/franka/joint_states")
 
 
 def test_nobody_there_is_a_no_go(stage: Stage) -> None:
