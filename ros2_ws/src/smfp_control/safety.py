@@ -139,7 +139,7 @@ class SafetyFilter:
         wanted, brake = self._change, self._brake
         np.minimum(self._high, 0.0, out=brake)
         np.maximum(brake, self._low, out=brake)
-        if (wanted == brake).all():
+        if not np.count_nonzero(wanted != brake):
             guard.commit(wanted, accepted=False)
             return Intervention.NONE
         kinds = Intervention.NONE
@@ -149,10 +149,11 @@ class SafetyFilter:
         verdict = guard.judge(command, wanted)
         if verdict is Verdict.TOOL_SPEED:
             kinds |= Intervention.TOOL_SPEED
-            wanted *= _SPEED_SHARE * guard.speed_limit_m_s / guard.speed_m_s
-            np.maximum(wanted, self._low, out=wanted)
+            slower = self._slowest
+            np.multiply(wanted, _SPEED_SHARE * guard.speed_limit_m_s / guard.speed_m_s, out=slower)
+            np.maximum(slower, self._low, out=wanted)
             np.minimum(wanted, self._high, out=wanted)
-            verdict = guard.judge(command, wanted)
+            verdict = guard.judge(command, wanted, not np.count_nonzero(wanted != slower))
         if verdict in _BLOCKED:
             self._blocked_by = _BLOCKED[verdict]
             self._caution = self._caution_ticks
