@@ -107,6 +107,7 @@ class Bench:
         """``policy_node`` with bounds that a machine busy with other work keeps to."""
         defaults = {
             "state_timeout_s": 1.0,
+            "state_delay_limit_s": 1.0,
             "deadline_miss_limit": 100000,
             "tracking_error_rad": 2.0,
         }

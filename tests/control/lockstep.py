@@ -64,7 +64,7 @@ class LockStep:
             robot,
             PolicyRunner(policy, NoiseSource(policy.deterministic_noise, **arguments)),
             Kinematics(self.driver.arm.arm),
-            LoopSettings(state_timeout_s=0.05, deadline_miss_limit=50, deadline_window_s=1.0),
+            LoopSettings(0.05, 50, 1.0, state_delay_limit_s=0.2),
             StateMonitor(robot, velocity_tolerance=0.1, tracking_error_rad=0.3, jump_rad=0.05),
             self.latch,
             lambda: self.queue.popleft() if self.queue else None,

@@ -15,11 +15,61 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from smfp_core.reference import Reference
 from smfp_core.robot import CommandInterface, RobotConfig
+from smfp_core.specs import FloatArray
 
 # Only the newest command matters; a controller that subscribes reliably must match.
 COMMAND_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE
 )
+
+
+# Part of each joint's velocity limit that a correction may add.
+_MOST_CORRECTION = 0.1
+
+
+class VelocityFollower:
+    """Velocities that lead an arm along the reference's positions, not only at its velocity.
+
+    Sent alone, the reference's velocity is followed open loop: what the servo loses, or what
+    gravity moves while the arm rests, adds up until the tracking error is a fault. So a share of
+    the distance is added: ``velocity + gain * (reference - measured)``. What is sent keeps to the
+    limits of velocity and acceleration. Without a trustworthy measurement the correction ramps
+    to zero, so that an arm that rests is sent zeros.
+
+    Args:
+        robot: limits and control rate.
+        gain_per_s: part of the distance that is made up for per second; 0: none.
+
+    Attributes:
+        value: [n], rad/s, what was sent last.
+    """
+
+    def __init__(self, robot: RobotConfig, gain_per_s: float) -> None:
+        self._gain = gain_per_s
+        self._limit = robot.limits.velocity
+        self._step = robot.limits.acceleration / robot.control_rate_hz
+        self._most = _MOST_CORRECTION * self._limit
+        self._wanted = np.zeros_like(self._limit)
+        self.value = np.zeros_like(self._limit)
+
+    @property
+    def settled(self) -> bool:
+        """Whether zeros were sent last."""
+        return not self.value.any()
+
+    def follow(self, reference: Reference, measured: FloatArray | None) -> FloatArray:
+        """Velocity [n] (rad/s) to send; ``measured`` [n] (rad) is None where it is not trusted."""
+        wanted, value, step = self._wanted, self.value, self._step
+        if measured is None:
+            wanted[:] = 0.0
+        else:
+            np.subtract(reference.position, measured, out=wanted)
+            wanted *= self._gain
+            np.minimum(np.maximum(wanted, -self._most), self._most, out=wanted)
+        wanted += reference.velocity
+        np.minimum(np.maximum(wanted, -self._limit), self._limit, out=wanted)
+        np.minimum(np.maximum(wanted, value - step), value + step, out=value)
+        return value
 
 
 def command_type(interface: CommandInterface) -> type:
@@ -28,9 +78,16 @@ def command_type(interface: CommandInterface) -> type:
 
 
 def create_command_publisher(
-    node: Node, robot: RobotConfig, interface: CommandInterface, topic: str
+    node: Node,
+    robot: RobotConfig,
+    interface: CommandInterface,
+    topic: str,
+    follower: VelocityFollower,
+    measured: Callable[[], FloatArray | None],
 ) -> tuple[Publisher, Callable[[Reference], None]]:
     """A publisher on ``topic``, and the function that publishes a reference with it.
+
+    Velocities are made by ``follower`` from the position that ``measured`` gives.
 
     The function writes into one message made here, so that a tick allocates nothing.
     """
@@ -45,7 +102,7 @@ def create_command_publisher(
         publisher.publish(message)
 
     def send_velocity(reference: Reference) -> None:
-        values[:] = reference.velocity
+        values[:] = follower.follow(reference, measured())
         publisher.publish(message)
 
     return publisher, send_velocity if interface == "forward_velocity" else send_position

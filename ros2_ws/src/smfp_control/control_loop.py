@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from smfp_control.faults import Fault, FaultKind, FaultLatch
-from smfp_control.joint_state import JointStateMessage, JointStateReader
+from smfp_control.joint_state import JointStateMessage, JointStateReader, PublisherWatch
 from smfp_control.periodic import Ring
 from smfp_control.policy_runner import PolicyRunner
 from smfp_control.safety import KINDS, Intervention, SafetyFilter, StateMonitor
@@ -53,12 +53,14 @@ class LoopSettings:
 
     Attributes:
         state_timeout_s: age of the newest state, on the steady clock, that stops the arm.
+        state_delay_limit_s: how much later than the promptest joint states may come; 0: any.
         deadline_miss_limit: missed deadlines within ``deadline_window_s`` that stop it.
     """
 
     state_timeout_s: float
     deadline_miss_limit: int
     deadline_window_s: float
+    state_delay_limit_s: float = 0.0
 
 
 class LoopStatistics:
@@ -74,6 +76,7 @@ class LoopStatistics:
     def clear(self) -> None:
         """Start counting anew."""
         self.ticks = 0
+        self.joint_states = 0
         self.policy_samples = 0
         self.interventions = dict.fromkeys(KINDS, 0)
         for ring in (*self.cost_ns.values(), self.state_age_ns):
@@ -101,6 +104,8 @@ class ControlLoop:
         take_message: the next waiting joint state, or None.
         send: takes the reference to command; called every tick.
         missed_deadlines: total of deadlines missed so far by whatever drives ``tick``.
+        publishers: is told the number of each message before ``take_message`` gives it.
+        settled: whether what ``send`` sends stands still when the reference does.
         safety_filter: for the robot's limits and control period; by default one that bounds the
             joints alone.
     """
@@ -117,6 +122,8 @@ class ControlLoop:
         send: Callable[[Reference], None],
         missed_deadlines: Callable[[], int] = lambda: 0,
         safety_filter: SafetyFilter | None = None,
+        publishers: PublisherWatch | None = None,
+        settled: Callable[[], bool] = lambda: True,
     ) -> None:
         n = len(robot.joints)
         self.robot = robot
@@ -125,6 +132,10 @@ class ControlLoop:
         self.command = Reference.at_rest(np.zeros(n))
         self.state = LoopState.HOLD
         self.goal_error_m = math.nan
+        # What somebody other than the control thread finds wrong, for as long as it is.
+        self.external: Fault | None = None
+        self._publishers = publishers or PublisherWatch()
+        self._settled = settled
         self._settings = settings
         self._monitor = monitor
         self._kinematics = kinematics
@@ -139,6 +150,7 @@ class ControlLoop:
         self._step = robot.limits.acceleration * self._dt
         self._ramp = np.zeros(n)
         self._timeout_ns = round(settings.state_timeout_s * 1e9)
+        self._delay_ns = round(settings.state_delay_limit_s * 1e9)
         self._window_ns = round(settings.deadline_window_s * 1e9)
         self._desired = Reference.at_rest(np.zeros(n))
         self._robot_state = RobotState(
@@ -171,6 +183,11 @@ class ControlLoop:
     def at_rest(self) -> bool:
         """Whether the commanded reference stands still."""
         return not self.command.velocity.any()
+
+    @property
+    def correctable(self) -> bool:
+        """Whether the measured position may correct what is sent: not in a fault nor at the end."""
+        return self._begun and self._latch.fault is None and not self._stopping
 
     def set_goal(self, goal: FloatArray) -> str | None:
         """Pursue ``goal`` [3] (m, base frame); returns the reason if it is refused.
@@ -230,15 +247,18 @@ class ControlLoop:
                 break
             accepted = reader.accepted
             refused = reader.accept(message, now_ns)
+            if reader.concerned:
+                self._publishers.note(now_ns)
             if refused is not None:
                 self._refused = refused
             elif reader.accepted > accepted:
+                self.statistics.joint_states += 1
                 self._refused = None
                 jumped = jumped or self._monitor.check_jump(
                     reader.previous_position, reader.position, max(reader.elapsed_s, self._dt)
                 )
         # What is wrong with the last message stays wrong until a good one comes.
-        fault = self._refused or jumped
+        fault = self._publishers.fault(now_ns) or self._refused or jumped
         if fault is not None:
             return fault
         if reader.accepted == 0:
@@ -254,8 +274,26 @@ class ControlLoop:
                 f"newest joint state is {age_ns * 1e-6:.0f} ms old (limit "
                 f"{self._settings.state_timeout_s * 1e3:g} ms): does the driver run?",
             )
+        if 0 < self._delay_ns < reader.delay_ns:
+            return Fault(
+                FaultKind.STALE_STATE,
+                f"joint states come {reader.delay_ns * 1e-6:.0f} ms later than they did (limit "
+                f"{self._settings.state_delay_limit_s * 1e3:g} ms): look at the network and at the "
+                "driver's load; if a clock was set, deactivate and activate again",
+            )
         commanded = self.command.position if self._begun else None
         return self._monitor.check(reader.position, reader.velocity, commanded)
+
+    def clear_statistics(self) -> None:
+        """Start every count anew."""
+        self.statistics.clear()
+        self.reader.out_of_order = 0
+        self._latch.count = 0
+
+    @property
+    def faults(self) -> int:
+        """Faults latched so far."""
+        return self._latch.count
 
     def end(self) -> None:
         """Commands have ended: the last one no longer says where the arm should be."""
@@ -317,10 +355,10 @@ class ControlLoop:
         cost["filter"].add(filtered - desired)
         cost["publish"].add(end - filtered)
         cost["total"].add(end - start)
-        return not (self._stopping and self.at_rest)
+        return not (self._stopping and self.at_rest and self._settled())
 
     def _supervise(self, now_ns: int) -> None:
-        fault = self.observe(now_ns) or self._check_deadlines(now_ns)
+        fault = self.observe(now_ns) or self._check_deadlines(now_ns) or self.external
         fault = self._latch.take_estop() or fault
         self._present = fault
         if self._clear_requested:

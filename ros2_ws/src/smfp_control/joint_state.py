@@ -10,6 +10,12 @@ import numpy as np
 
 from smfp_control.faults import Fault, FaultKind
 
+# Share of elapsed time by which a driver's clock may lose against this computer's without that
+# counting as delay: ten times what a quartz does.
+_CLOCK_DRIFT = 1e-3
+# This many messages out of their publisher's order within this time are no restart any more.
+_MOST_REVERSALS, _REVERSALS_S = 3, 1.0
+
 
 class Stamp(Protocol):
     """builtin_interfaces/Time."""
@@ -45,6 +51,8 @@ class JointStateReader:
         previous_position: the position before the last accepted message.
         received_ns: steady time at which the last message was accepted.
         elapsed_s: between that one and the one before it.
+        delay_ns: how much later than the promptest so far the last stamped message came. The
+            clocks of driver and computer need not agree, and may drift by 0.1 percent.
         accepted, out_of_order: counts of messages.
     """
 
@@ -67,6 +75,13 @@ class JointStateReader:
         self.stamp_ns = 0
         self.received_ns = 0
         self.elapsed_s = 0.0
+        self.delay_ns = 0
+        self._promptest_ns: int | None = None
+
+    @property
+    def concerned(self) -> bool:
+        """Whether the last message named these joints: a gripper's own does not."""
+        return self._index is not None
 
     def accept(self, message: JointStateMessage, now_ns: int) -> Fault | None:
         """Take a message received at steady time ``now_ns``.
@@ -99,6 +114,13 @@ class JointStateReader:
         # stamps tell how far apart they are. Without stamps only the arrival is known.
         stamped_ns = stamp_ns - self.stamp_ns if self.stamp_ns else 0
         self.elapsed_s = 0.0 if first else max(elapsed_ns, stamped_ns) * 1e-9
+        if stamp_ns:
+            offset_ns = now_ns - stamp_ns
+            if self._promptest_ns is None:
+                self._promptest_ns = offset_ns
+            drifted_ns = self._promptest_ns + round(elapsed_ns * _CLOCK_DRIFT)
+            self._promptest_ns = min(drifted_ns, offset_ns)
+            self.delay_ns = offset_ns - self._promptest_ns
         self.stamp_ns = stamp_ns
         self.received_ns = now_ns
         self.accepted += 1
@@ -151,3 +173,39 @@ class JointStateReader:
         elif elapsed_ns > 0:
             np.subtract(self._incoming[0], self.position, out=velocity)
             velocity /= elapsed_ns * 1e-9
+
+
+class PublisherWatch:
+    """Notices two publishers of one joint state, by the numbers that they give their messages.
+
+    Each publisher counts its own, so a second one makes the numbers go back and forth; a
+    publisher that restarts does so once. Drivers that differ are noticed as a jump besides.
+    """
+
+    def __init__(self) -> None:
+        self._last = self._number = 0
+        self._reversals_ns = [0] * _MOST_REVERSALS
+        self._count = 0
+
+    def take(self, number: int | None) -> None:
+        """The number of the message that is about to be judged; None if it has none."""
+        # Middleware that does not number gives the greatest unsigned value.
+        self._number = 0 if number is None or number >= 2**63 else number
+
+    def note(self, now_ns: int) -> None:
+        """The last message, received at steady time ``now_ns``, names the joints of the arm."""
+        if self._number and self._number <= self._last:
+            self._reversals_ns[self._count % _MOST_REVERSALS] = now_ns
+            self._count += 1
+        self._last = self._number or self._last
+
+    def fault(self, now_ns: int) -> Fault | None:
+        """Whether there are two publishers at steady time ``now_ns``."""
+        if self._count < _MOST_REVERSALS:
+            return None
+        if now_ns - min(self._reversals_ns) > _REVERSALS_S * 1e9:
+            return None
+        return Fault(
+            FaultKind.TWO_PUBLISHERS,
+            "two publishers send states of these joints: end one of the drivers",
+        )

@@ -108,6 +108,15 @@ class PolicyNodeParameters:
         low=0.005,
         high=1.0,
     )
+    state_delay_limit_s: float = _parameter(
+        0.2,
+        "How much later than the promptest one since activation a joint state may come, by its "
+        "stamp; 0: any. The clocks need not agree. Turn it off where stamps run at another speed "
+        "than the steady clock: a simulation's that is not in real time",
+        unit="s",
+        low=0.0,
+        high=10.0,
+    )
     activation_timeout_s: float = _parameter(
         3.0, "How long activation waits for a joint state", unit="s", low=0.0, high=60.0
     )
@@ -141,6 +150,14 @@ class PolicyNodeParameters:
         unit="m",
         low=0.001,
         high=0.2,
+    )
+    velocity_position_gain: float = _parameter(
+        2.0,
+        "Under forward_velocity, the part of the distance between reference and measured position "
+        "that is made up for per second, by at most a tenth of the velocity limit; 0: none",
+        unit="1/s",
+        low=0.0,
+        high=10.0,
     )
     state_jump_rad: float = _parameter(
         0.05,

@@ -69,7 +69,7 @@ class PeriodicThread:
     ) -> None:
         self.period_ns = round(period_s * 1e9)
         self.ticks = 0
-        self.misses = 0
+        self.misses = self._misses_before = 0
         self.period_error_ns = Ring()
         self._tick, self._overrun, self._prepare = tick, overrun, prepare
         self._prepared: bool | None = None
@@ -108,6 +108,16 @@ class PeriodicThread:
         elapsed, done = now - self._rate_ns, ticks - self._rate_ticks
         self._rate_ns, self._rate_ticks = now, ticks
         return done / (elapsed * 1e-9) if elapsed else 0.0
+
+    def clear_statistics(self) -> None:
+        """Count missed deadlines and measure periods anew; called in ``tick``, or at rest."""
+        self._misses_before = self.misses
+        self.period_error_ns.clear()
+
+    @property
+    def misses_since_clear(self) -> int:
+        """Missed deadlines since the last ``clear_statistics``."""
+        return self.misses - self._misses_before
 
     def _run(self) -> None:
         try:

@@ -6,7 +6,7 @@
 A life-cycle node. Configure reads and verifies everything, activate starts commanding from the
 measured pose, deactivate ramps to rest. In: joint states, ``~/goal``. Out: the controller's command
 topic, ``~/status``, ``/diagnostics``. Services: ``~/hold`` (give up the goal), ``~/estop``,
-``~/reset``, ``~/reload_policy``.
+``~/reset``, ``~/reload_policy``, ``~/reset_statistics``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_srvs.srv import SetBool, Trigger
 
-from smfp_control.commands import create_command_publisher
+from smfp_control.commands import VelocityFollower, create_command_publisher
 from smfp_control.control_loop import ControlLoop, LoopSettings, LoopState
 from smfp_control.faults import Fault, FaultKind, FaultLatch
+from smfp_control.joint_state import PublisherWatch
 from smfp_control.noise import NoiseSource
 from smfp_control.parameters import (
     DeclaredParameters,
@@ -62,6 +63,7 @@ _STATE_QOS = QoSProfile(
 _AUTOSTART_PERIOD_S = 0.2
 _AUTOSTART_WAIT_S = 0.1
 _SWAP_S = 1.0
+_WATCH_PERIOD_S = 0.1
 
 
 def find_policy(name_or_path: str) -> Path:
@@ -90,6 +92,7 @@ class _Configured:
     parameters: PolicyNodeParameters
     robot: RobotConfig
     loop: ControlLoop
+    commands: Publisher
     release: Callable[[], None]
 
     @property
@@ -121,6 +124,8 @@ class PolicyNode(LifecycleNode, RunnableNode):
     def __init__(self, stop: threading.Event) -> None:
         super().__init__("policy_node")
         self._stop = stop
+        self._clear_statistics = False
+        self._had_controller = False
         self._latch = FaultLatch()
         self._configured: _Configured | None = None
         self._thread: PeriodicThread | None = None
@@ -216,11 +221,22 @@ class PolicyNode(LifecycleNode, RunnableNode):
         )
         runner = _make_runner(parameters, parameters.policy_path, robot)
         interface = parameters.command_interface or robot.command_interface
+        publishers = PublisherWatch()
         states, take = create_polled_subscription(
-            self, JointState, parameters.joint_states_topic or robot.topics.joint_states, _STATE_QOS
+            self,
+            JointState,
+            parameters.joint_states_topic or robot.topics.joint_states,
+            _STATE_QOS,
+            publishers.take,
         )
+        follower = VelocityFollower(robot, parameters.velocity_position_gain)
         commands, send = create_command_publisher(
-            self, robot, interface, parameters.command_topic or getattr(robot.topics, interface)
+            self,
+            robot,
+            interface,
+            parameters.command_topic or getattr(robot.topics, interface),
+            follower,
+            lambda: loop.reader.position if loop.correctable else None,
         )
         loop = ControlLoop(
             robot,
@@ -230,6 +246,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
                 parameters.state_timeout_s,
                 parameters.deadline_miss_limit,
                 parameters.deadline_window_s,
+                parameters.state_delay_limit_s,
             ),
             StateMonitor(
                 robot,
@@ -242,6 +259,8 @@ class PolicyNode(LifecycleNode, RunnableNode):
             send,
             lambda: self._thread.misses if self._thread else 0,
             SafetyFilter(robot.limits, period_s, guard),
+            publishers,
+            lambda: interface != "forward_velocity" or follower.settled,
         )
         diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         goals = self.create_subscription(PoseStamped, "~/goal", self._on_goal, 10)
@@ -250,10 +269,12 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self.create_service(SetBool, "~/estop", self._on_estop),
             self.create_service(Trigger, "~/hold", self._on_hold),
             self.create_service(Trigger, "~/reload_policy", self._on_reload),
+            self.create_service(Trigger, "~/reset_statistics", self._on_reset_statistics),
         )
         timers = (
             self.create_timer(1.0 / parameters.status_rate_hz, self._report),
             self.create_timer(1.0, lambda: self._publish_diagnostics(diagnostics)),
+            self.create_timer(_WATCH_PERIOD_S, self._watch_controller),
         )
 
         def release() -> None:
@@ -266,7 +287,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
             for publisher in (commands, diagnostics):
                 self.destroy_publisher(publisher)
 
-        return _Configured(parameters, robot, loop, release)
+        return _Configured(parameters, robot, loop, commands, release)
 
     def _activate(self, timeout_s: float) -> TransitionCallbackReturn:
         assert self._configured is not None
@@ -301,6 +322,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
             prepare,
         )
         loop.begin()
+        loop.external, self._had_controller = None, False
         self._thread = thread
         if not thread.start():
             self._thread = None
@@ -330,6 +352,10 @@ class PolicyNode(LifecycleNode, RunnableNode):
     def _tick(self, now_ns: int) -> bool:
         assert self._configured is not None
         loop = self._configured.loop
+        if self._clear_statistics and self._thread is not None:
+            self._clear_statistics = False
+            loop.clear_statistics()
+            self._thread.clear_statistics()
         moving = loop.tick(now_ns)
         if loop.state is not self._loop_state:
             self._loop_state = loop.state
@@ -443,6 +469,31 @@ class PolicyNode(LifecycleNode, RunnableNode):
         response.success = refusal is None
         response.message = refusal or self._policy_text()
         return response
+
+    def _on_reset_statistics(
+        self, request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        assert self._configured is not None
+        if self._thread is None:
+            self._configured.loop.clear_statistics()
+        else:
+            # The control thread writes the counts, so it clears them, at its next tick.
+            self._clear_statistics = True
+        response.success = True
+        return response
+
+    def _watch_controller(self) -> None:
+        """A command that nobody takes is no command: the arm is where its controller left it."""
+        if self._configured is None or self._thread is None:
+            return
+        publisher = self._configured.commands
+        listening = publisher.get_subscription_count() > 0
+        text = f"nobody takes commands on {publisher.topic_name}: is the controller active?"
+        lost = self._had_controller and not listening
+        self._configured.loop.external = Fault(FaultKind.NO_CONTROLLER, text) if lost else None
+        self._had_controller = self._had_controller or listening
+        if not listening:
+            self.get_logger().warning(text, throttle_duration_sec=5.0)
 
     def _policy_text(self) -> str:
         assert self._configured is not None

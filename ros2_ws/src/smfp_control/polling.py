@@ -30,12 +30,17 @@ class _NeverExecuted(CallbackGroup):
 
 
 def create_polled_subscription(
-    node: Node, message_type: type, topic: str, qos: QoSProfile
+    node: Node,
+    message_type: type,
+    topic: str,
+    qos: QoSProfile,
+    number: Callable[[int | None], None] | None = None,
 ) -> tuple[Subscription, Callable[[], Any]]:
     """A subscription without callback, and the function that takes its next waiting message.
 
     The function returns None when no message waits. It may be called from any one thread, while
-    the subscription exists.
+    the subscription exists. ``number``, if given, is told before that the number which the
+    message's publisher gave it; None where the middleware knows none.
     """
     subscription = node.create_subscription(
         message_type, topic, lambda message: None, qos, callback_group=_NeverExecuted()
@@ -44,6 +49,10 @@ def create_polled_subscription(
 
     def take() -> Any:
         taken = handle.take_message(message_type, False)
-        return None if taken is None else taken[0]
+        if taken is None:
+            return None
+        if number is not None:
+            number(taken[1]["publication_sequence_number"])
+        return taken[0]
 
     return subscription, take

@@ -90,15 +90,17 @@ def loop_diagnostics(
     values = {
         "policy": policy_name,
         "policy_sha256": policy_sha256,
+        "faults": str(loop.faults),
         "ticks": str(statistics.ticks),
         "policy_samples": str(statistics.policy_samples),
-        "joint_states_accepted": str(loop.reader.accepted),
+        "joint_states_accepted": str(statistics.joint_states),
         "joint_states_out_of_order": str(loop.reader.out_of_order),
+        "state_delay_ms": f"{loop.reader.delay_ns * 1e-6:.3f}",
         "state_age_ms_p50_p99": _percentiles(statistics.state_age_ns.percentiles(50, 99), 1e-6),
     }
     if thread is not None:
         values["loop_rate_hz"] = f"{thread.rate_hz():.3f}"
-        values["deadline_misses"] = str(thread.misses)
+        values["deadline_misses"] = str(thread.misses_since_clear)
         values["period_error_ms_p50_p99_max"] = _percentiles(
             thread.period_error_ns.percentiles(50, 99, 100), 1e-6
         )
