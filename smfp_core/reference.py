@@ -14,7 +14,7 @@ able to stop in time: if v satisfies the bound, so does v - a*dt from the next p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,18 +42,90 @@ class ReferenceLimits:
         )
 
 
+class VelocityBounds:
+    """Least and greatest velocity of the next tick, computed on arrays made once.
+
+    At a handful of joints the cost of an array operation is the call, and that of temporaries and
+    broadcasting more than the call: so everything is written into arrays of one shape. Belongs to
+    one thread.
+
+    Args:
+        limits: of the reference, [n].
+        dt: control period, s.
+
+    Attributes:
+        low, high: float64 [n], rad/s, as ``update`` left them.
+        step: what the velocity may change by in one tick, float64 [n], rad/s.
+        periods: ``dt`` for each joint, float64 [n].
+        motion: scratch of whoever uses the bounds, float64 [n].
+    """
+
+    def __init__(self, limits: ReferenceLimits, dt: float) -> None:
+        self.limits, self.dt = limits, dt
+        self.step = limits.acceleration * dt
+        n = len(self.step)
+        self.periods = np.full(n, dt)
+        self.motion = np.empty(n)
+        self.low, self.high = np.empty(n), np.empty(n)
+        self._slowest, self._fastest = np.empty(n), np.empty(n)
+        # Rows: towards the upper limit, towards the lower one.
+        self._speed = np.empty((2, n))
+        self._upper, self._lower = self._speed
+        self._zero = np.zeros((2, n))
+        self._steps = np.array([self.step, self.step])
+        self._steps_squared = self._steps * self._steps
+        self._twice_acceleration = 2.0 * np.array([limits.acceleration, limits.acceleration])
+        self._greatest = np.array([limits.velocity, limits.velocity])
+
+    def update(self, position: FloatArray, velocity: FloatArray) -> None:
+        """Find the bounds for a reference at ``position`` (rad) and ``velocity`` (rad/s), [n].
+
+        From an admissible state the interval is never empty. From one that is not (the arm was
+        started beyond a limit), the bounds meet at the velocity nearest to admissible that the
+        acceleration limit allows: acceleration is never exceeded, and motion back is allowed.
+        """
+        limits, speed = self.limits, self._speed
+        upper, lower, slowest, fastest = self._upper, self._lower, self._slowest, self._fastest
+        # The greatest speed v from which braking ends within the room to the limit solves
+        # v**2 / (2*a) + v*dt = room.
+        np.subtract(limits.position_max, position, upper)
+        np.subtract(position, limits.position_min, lower)
+        np.maximum(speed, self._zero, speed)
+        np.multiply(speed, self._twice_acceleration, speed)
+        np.add(speed, self._steps_squared, speed)
+        np.sqrt(speed, speed)
+        np.subtract(speed, self._steps, speed)
+        np.minimum(speed, self._greatest, speed)
+        np.negative(lower, lower)
+        np.subtract(velocity, self.step, slowest)
+        np.add(velocity, self.step, fastest)
+        np.maximum(lower, slowest, self.low)
+        np.minimum(self.low, fastest, self.low)
+        np.minimum(upper, fastest, self.high)
+        np.maximum(self.high, slowest, self.high)
+
+
 @dataclass
 class Reference:
     """Commanded joint position (rad) and velocity (rad/s), float64 [n]; updated in place."""
 
     position: FloatArray
     velocity: FloatArray
+    _bounds: VelocityBounds | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def at_rest(cls, position: ArrayLike) -> Reference:
         """A reference that stands still at ``position`` [n], rad."""
         start = np.array(position, np.float64)
         return cls(start, np.zeros_like(start))
+
+    def bounds(self, limits: ReferenceLimits, dt: float) -> VelocityBounds:
+        """Bounds of this reference's next tick; kept with it, as whoever advances it owns both."""
+        bounds = self._bounds
+        if bounds is None or bounds.limits is not limits or bounds.dt != dt:
+            bounds = self._bounds = VelocityBounds(limits, dt)
+        bounds.update(self.position, self.velocity)
+        return bounds
 
 
 def velocity_towards(
@@ -73,33 +145,22 @@ def admissible_velocity(
 ) -> tuple[FloatArray, FloatArray]:
     """Least and greatest velocity [n] (rad/s) that the reference may take at the next tick.
 
-    From an admissible state the interval is never empty. From one that is not (the arm was
-    started beyond a limit), the bounds meet at the velocity nearest to admissible that the
-    acceleration limit allows: acceleration is never exceeded, and motion back inside is allowed.
+    See ``VelocityBounds.update``; what is returned is overwritten by the next call.
     """
-    step = limits.acceleration * dt
-    slowest = reference.velocity - step
-    fastest = reference.velocity + step
-    upper = velocity_towards(
-        limits, limits.position_max - reference.position, limits.acceleration, dt
-    )
-    lower = -velocity_towards(
-        limits, reference.position - limits.position_min, limits.acceleration, dt
-    )
-    return (
-        np.minimum(np.maximum(lower, slowest), fastest),
-        np.maximum(np.minimum(upper, fastest), slowest),
-    )
+    bounds = reference.bounds(limits, dt)
+    return bounds.low, bounds.high
 
 
 def advance_reference(
     limits: ReferenceLimits, reference: Reference, velocity: FloatArray, dt: float
 ) -> None:
     """Advance ``reference`` in place by one tick towards ``velocity`` [n], rad/s."""
-    low, high = admissible_velocity(limits, reference, dt)
-    # As np.clip, whose Python layers cost more than the arithmetic at a handful of joints.
-    np.minimum(np.maximum(velocity, low), high, out=reference.velocity)
-    reference.position += reference.velocity * dt
+    bounds = reference.bounds(limits, dt)
+    new = reference.velocity
+    np.maximum(velocity, bounds.low, new)
+    np.minimum(new, bounds.high, new)
+    np.multiply(new, bounds.periods, bounds.motion)
+    np.add(reference.position, bounds.motion, reference.position)
 
 
 def action_to_command(
@@ -120,5 +181,5 @@ def action_to_command(
         action: finite values [n]; clipped to [-1, 1].
         reference: the reference, [n] joints.
     """
-    velocity = np.minimum(np.maximum(action, -1.0), 1.0) * limits.velocity
-    advance_reference(limits, reference, velocity, spec.control_period_s)
+    # Not clipped here: the bounds of the next tick, which are nowhere wider, do it.
+    advance_reference(limits, reference, action * limits.velocity, spec.control_period_s)

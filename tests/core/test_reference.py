@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from smfp_core.reference import (
     Reference,
@@ -16,6 +17,7 @@ from smfp_core.specs import ActionSpec
 from smfp_core.strict import ConfigError
 
 DT = 0.002
+N = 3
 LIMITS = ReferenceLimits(*(np.array([x]) for x in (-1.0, 1.0, 2.0, 5.0)))
 
 
@@ -30,6 +32,76 @@ def test_constant_action_integrates_to_its_velocity():
     # Stepwise ramp: within one tick's way of the continuous one.
     expected = 0.5 * limits.velocity * (500 * DT - ramp_s / 2)
     np.testing.assert_allclose(reference.position, expected, atol=2e-3)
+
+
+def plain_bounds(
+    limits: ReferenceLimits, position: np.ndarray, velocity: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The formula as one would write it down, with a temporary for every term."""
+
+    def towards(room: np.ndarray) -> np.ndarray:
+        step = limits.acceleration * DT
+        root = np.sqrt(step * step + 2.0 * limits.acceleration * np.maximum(room, 0.0))
+        return np.minimum(root - step, limits.velocity)
+
+    slowest = velocity - limits.acceleration * DT
+    fastest = velocity + limits.acceleration * DT
+    upper = towards(limits.position_max - position)
+    lower = -towards(position - limits.position_min)
+    return (
+        np.minimum(np.maximum(lower, slowest), fastest),
+        np.maximum(np.minimum(upper, fastest), slowest),
+    )
+
+
+def rows(low: float, high: float, **special: bool) -> st.SearchStrategy[np.ndarray]:
+    return arrays(np.float64, N, elements=st.floats(low, high, **special))
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    lower=rows(-3.0, 0.0),
+    upper=rows(0.1, 3.0),
+    greatest=rows(0.1, 4.0),
+    acceleration=rows(0.1, 40.0),
+    position=rows(-4.0, 4.0),
+    velocity=rows(-6.0, 6.0),
+    actions=st.lists(
+        rows(-2.0, 2.0) | arrays(np.float64, N, elements=st.floats(width=32)),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_a_tick_equals_the_plain_formula_to_the_bit_also_beyond_limits(
+    lower: np.ndarray,
+    upper: np.ndarray,
+    greatest: np.ndarray,
+    acceleration: np.ndarray,
+    position: np.ndarray,
+    velocity: np.ndarray,
+    actions: list[np.ndarray],
+):
+    limits = ReferenceLimits(lower, upper, greatest, acceleration)
+    spec = ActionSpec(
+        ("a", "b", "c"),
+        tuple(greatest),
+        tuple(lower),
+        tuple(upper),
+        tuple(acceleration),
+        policy_period_s=10 * DT,
+        control_period_s=DT,
+    )
+    reference = Reference(position.copy(), velocity.copy())
+    for action in actions:
+        low, high = plain_bounds(limits, position, velocity)
+        wanted = np.minimum(np.maximum(action, -1.0), 1.0) * greatest
+        velocity = np.minimum(np.maximum(wanted, low), high)
+        position = position + velocity * DT
+        fast_low, fast_high = admissible_velocity(limits, reference, DT)
+        assert fast_low.tobytes() == low.tobytes() and fast_high.tobytes() == high.tobytes()
+        action_to_command(spec, limits, action, reference)
+        np.testing.assert_array_equal(reference.velocity, velocity, strict=True)
+        np.testing.assert_array_equal(reference.position, position, strict=True)
 
 
 @settings(max_examples=300, deadline=None)
