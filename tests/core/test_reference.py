@@ -58,7 +58,7 @@ def rows(low: float, high: float, **special: bool) -> st.SearchStrategy[np.ndarr
     return arrays(np.float64, N, elements=st.floats(low, high, **special))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     lower=rows(-3.0, 0.0),
     upper=rows(0.1, 3.0),

@@ -65,6 +65,7 @@ class JointStateReader:
         self.position, self.velocity = self._state
         self.previous_position = np.zeros(n)
         self._incoming = np.zeros((2, n))
+        self._new_position, self._new_velocity = self._incoming
         self._finite = np.empty((2, n), np.bool_)
         self.out_of_order = 0
         self.clear()
@@ -108,7 +109,7 @@ class JointStateReader:
         if not len(message.velocity):
             self._differentiate((stamp_ns - self.stamp_ns) if stamp_ns else elapsed_ns)
         first = self.accepted == 0
-        self.previous_position[:] = self._incoming[0] if first else self.position
+        self.previous_position[:] = self._new_position if first else self.position
         self._state[:] = self._incoming
         # A message that was held up on the way arrives shortly before the next one: then the
         # stamps tell how far apart they are. Without stamps only the arrival is known.
@@ -154,11 +155,12 @@ class JointStateReader:
                 FaultKind.INCOMPLETE_STATE,
                 f"joint state has {len(values)} values of {field} for {n} names",
             )
-        np.take(np.asarray(position, np.float64), index, out=incoming[0])
+        # The index is known to be within the names; with mode="raise" a copy would be made.
+        np.asarray(position, np.float64).take(index, out=self._new_position, mode="clip")
         if len(velocity):
-            np.take(np.asarray(velocity, np.float64), index, out=incoming[1])
+            np.asarray(velocity, np.float64).take(index, out=self._new_velocity, mode="clip")
         else:
-            incoming[1] = self.velocity
+            self._new_velocity[:] = self.velocity
         np.isfinite(incoming, out=self._finite)
         if np.count_nonzero(self._finite) != incoming.size:
             row, i = map(int, np.argwhere(~self._finite)[0])
@@ -167,11 +169,11 @@ class JointStateReader:
         return None
 
     def _differentiate(self, elapsed_ns: int) -> None:
-        velocity = self._incoming[1]
+        velocity = self._new_velocity
         if self.accepted == 0:
             velocity[:] = 0.0
         elif elapsed_ns > 0:
-            np.subtract(self._incoming[0], self.position, out=velocity)
+            np.subtract(self._new_position, self.position, out=velocity)
             velocity /= elapsed_ns * 1e-9
 
 

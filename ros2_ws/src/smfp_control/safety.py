@@ -9,7 +9,7 @@ import numpy as np
 
 from smfp_control.faults import Fault, FaultKind
 from smfp_control.path_guard import PathGuard, Verdict
-from smfp_core.reference import Reference, ReferenceLimits
+from smfp_core.reference import Reference, ReferenceLimits, VelocityBounds
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
 
@@ -62,14 +62,10 @@ class SafetyFilter:
 
     def __init__(self, limits: ReferenceLimits, dt: float, guard: PathGuard | None = None) -> None:
         n = len(limits.velocity)
-        self._limits, self._dt = limits, dt
-        self._step = limits.acceleration * dt
-        self._step_squared = self._step * self._step
-        self._twice_acceleration = 2.0 * limits.acceleration
-        # Rows: towards the upper limit, towards the lower one.
-        self._bounds = np.empty((2, n))
-        self._low, self._high = np.empty(n), np.empty(n)
-        self._slowest, self._fastest = np.empty(n), np.empty(n)
+        self._limits = limits
+        self._bounds = VelocityBounds(limits, dt)
+        self._low, self._high, self._step = self._bounds.low, self._bounds.high, self._bounds.step
+        self._other = np.empty(n)
         self._change = np.empty(n)
         self._untouched = np.empty(n, np.bool_)
         self._guard = guard
@@ -106,14 +102,14 @@ class SafetyFilter:
         Returns:
             What had to be changed, ``Intervention.NONE`` for a command that passed untouched.
         """
-        self._bound(command)
+        self._bounds.update(command.position, command.velocity)
         low, high, velocity = self._low, self._high, command.velocity
         # NaN passes minimum and maximum, and then fails the comparison.
         np.maximum(desired_velocity, low, out=self._change)
         np.minimum(self._change, high, out=self._change)
-        np.subtract(self._change, desired_velocity, out=self._slowest)
-        np.abs(self._slowest, out=self._slowest)
-        np.less_equal(self._slowest, _ROUNDING, out=self._untouched)
+        np.subtract(self._change, desired_velocity, out=self._other)
+        np.abs(self._other, out=self._other)
+        np.less_equal(self._other, _ROUNDING, out=self._untouched)
         kinds = Intervention.NONE
         if np.count_nonzero(self._untouched) != len(low):
             finite = np.isfinite(desired_velocity)
@@ -125,8 +121,8 @@ class SafetyFilter:
         if self._guard is not None:
             kinds |= self._keep_clear(self._guard, command)
         velocity[:] = self._change
-        self._change *= self._dt
-        command.position += self._change
+        np.multiply(self._change, self._bounds.periods, self._change)
+        np.add(command.position, self._change, command.position)
         return kinds
 
     def forget(self) -> None:
@@ -149,7 +145,7 @@ class SafetyFilter:
         verdict = guard.judge(command, wanted)
         if verdict is Verdict.TOOL_SPEED:
             kinds |= Intervention.TOOL_SPEED
-            slower = self._slowest
+            slower = self._other
             np.multiply(wanted, _SPEED_SHARE * guard.speed_limit_m_s / guard.speed_m_s, out=slower)
             np.maximum(slower, self._low, out=wanted)
             np.minimum(wanted, self._high, out=wanted)
@@ -169,31 +165,12 @@ class SafetyFilter:
         np.minimum(
             np.maximum(wanted, np.minimum(velocity, 0.0)),
             np.maximum(velocity, 0.0),
-            out=self._slowest,
+            out=self._other,
         )
-        if (self._slowest == wanted).all():
+        if (self._other == wanted).all():
             return Intervention.NONE
-        wanted[:] = self._slowest
+        wanted[:] = self._other
         return self._blocked_by
-
-    def _bound(self, command: Reference) -> None:
-        limits, bounds, step = self._limits, self._bounds, self._step
-        np.subtract(limits.position_max, command.position, out=bounds[0])
-        np.subtract(command.position, limits.position_min, out=bounds[1])
-        np.maximum(bounds, 0.0, out=bounds)
-        bounds *= self._twice_acceleration
-        bounds += self._step_squared
-        np.sqrt(bounds, out=bounds)
-        bounds -= step
-        np.minimum(bounds, limits.velocity, out=bounds)
-        upper, lower = bounds
-        np.negative(lower, out=lower)
-        np.add(command.velocity, step, out=self._fastest)
-        np.subtract(command.velocity, step, out=self._slowest)
-        np.minimum(upper, self._fastest, out=self._high)
-        np.maximum(self._high, self._slowest, out=self._high)
-        np.maximum(lower, self._slowest, out=self._low)
-        np.minimum(self._low, self._fastest, out=self._low)
 
     def _classify(self, command: Reference, desired: FloatArray) -> Intervention:
         limits, low, high, step = self._limits, self._low, self._high, self._step
