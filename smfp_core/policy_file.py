@@ -286,14 +286,9 @@ def _check_consistency(
                 f"golden.{name}",
                 f"expected {len(golden.observation)} rows of {size} values",
             )
-    joint_fields = (
-        "joint_position",
-        "joint_velocity",
-        "tracking_error",
-        "reference_velocity",
-    )
+    spatial_fields = ("tool_position", "goal_position", "goal_offset")
     for item in metadata.observation.fields:
-        wanted = n_act if item.name in joint_fields else 3
+        wanted = 3 if item.name in spatial_fields else n_act
         if item.size != wanted:
             raise PolicyFileError(
                 path,
