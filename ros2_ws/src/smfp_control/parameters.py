@@ -14,7 +14,7 @@ import textwrap
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -48,6 +48,9 @@ class ParameterError(ValueError):
     """A parameter's value cannot be used; the text starts with its name."""
 
 
+ReadAt = Literal["start", "configure", "change"]
+
+
 def _parameter(
     default: Any,
     description: str,
@@ -55,23 +58,37 @@ def _parameter(
     unit: str = "",
     low: float | None = None,
     high: float | None = None,
+    read_at: ReadAt | None = None,
 ) -> Any:
-    metadata = {"description": description, "unit": unit, "low": low, "high": high}
+    metadata = {
+        "description": description,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "read_at": read_at,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class PolicyNodeParameters:
-    """Parameters of ``policy_node``, read at configure; ``policy_path`` may change later too."""
+    """Parameters of ``policy_node``, read at configure unless one says otherwise."""
+
+    READ_AT: ClassVar[ReadAt] = "configure"
 
     robot: str = _parameter(
         "ur5e", "Robot description: the name of one in config/robots, or the path of a YAML file"
     )
     policy_path: str = _parameter(
-        "", "Policy file: the name of one in config/policies, or the path of an .onnx file"
+        "",
+        "Policy file: the name of one in config/policies, or the path of an .onnx file. Set while "
+        "configured, it swaps the policy, or is refused and changes nothing",
+        read_at="change",
     )
     autostart: bool = _parameter(
-        False, "Configure and activate without being asked; for simulation, not for hardware"
+        False,
+        "Configure and activate without being asked; for simulation, not for hardware",
+        read_at="start",
     )
     command_interface: Literal["", "forward_position", "forward_velocity", "joint_trajectory"] = (
         _parameter("", "What the controller takes; empty: as the robot description says")
@@ -196,6 +213,8 @@ class PolicyNodeParameters:
 class SimNodeParameters:
     """Parameters of ``sim_node``; all are read at start."""
 
+    READ_AT: ClassVar[ReadAt] = "start"
+
     robot: str = _parameter(
         "ur5e", "Robot description: the name of one in config/robots, or the path of a YAML file"
     )
@@ -238,13 +257,18 @@ class SimNodeParameters:
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter as ROS knows it."""
+    """One parameter as ROS knows it, and when the node reads it.
+
+    What is read at start is read-only. What is read at configure may be set until then.
+    """
 
     name: str
     type: Parameter.Type
     default: Any
     descriptor: ParameterDescriptor
     choices: tuple[str, ...]
+    unit: str
+    read_at: ReadAt
 
     def refusal(self, value: Any) -> str | None:
         """Why ``value``, of the right type, cannot be used; None if it can."""
@@ -256,14 +280,16 @@ class Row:
 
 
 def describe(cls: type) -> list[Row]:
-    """Each parameter of the dataclass ``cls``, in order."""
+    """Each parameter of the dataclass ``cls``, in order. Its ``READ_AT`` is when they are read."""
     hints = typing.get_type_hints(cls)
     rows = []
     for field in dataclasses.fields(cls):
         hint, meta = hints[field.name], field.metadata
         choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
         kind = _TYPES[str if choices else hint]
+        read_at = meta["read_at"] or cls.READ_AT  # type: ignore[attr-defined]
         descriptor = ParameterDescriptor(
+            read_only=read_at == "start",
             description=meta["description"] + (f" [{meta['unit']}]" if meta["unit"] else ""),
             additional_constraints=(
                 "one of: " + ", ".join(f"'{choice}'" for choice in choices) if choices else ""
@@ -278,7 +304,9 @@ def describe(cls: type) -> list[Row]:
             descriptor.integer_range = [
                 IntegerRange(from_value=int(low), to_value=int(high), step=1)
             ]
-        rows.append(Row(field.name, kind, field.default, descriptor, choices))
+        rows.append(
+            Row(field.name, kind, field.default, descriptor, choices, meta["unit"], read_at)
+        )
     return rows
 
 
