@@ -148,6 +148,68 @@ def test_a_bad_state_ramps_down_and_latches_until_reset(
     lockstep.assert_commands_within_limits()
 
 
+@pytest.mark.parametrize(("tamper", "kind"), TAMPERINGS)
+def test_each_fault_is_latched_within_two_periods(
+    lockstep: LockStep, near_goal: np.ndarray, tamper: object, kind: FaultKind
+) -> None:
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(0.3)
+    lockstep.tamper = tamper  # type: ignore[assignment]
+    # States that stop are a fault once the last one is older than the timeout.
+    bound = round(0.05 / lockstep.period_s) + 2 if kind is FaultKind.STALE_STATE else 2
+    ticks = 0
+    while lockstep.latch.fault is None:
+        lockstep.run(lockstep.period_s)
+        ticks += 1
+        assert ticks <= bound
+    assert lockstep.latch.fault.kind is kind
+    # That very tick begins to brake: no joint's commanded speed grows from here on.
+    speed = np.abs(np.diff(np.array(lockstep.commands), axis=0)[-2:])
+    assert (speed[1] <= speed[0] + 1e-12).all()
+
+
+def test_states_that_come_ever_later_are_stale_though_they_come_steadily(
+    lockstep: LockStep, near_goal: np.ndarray
+) -> None:
+    late_s = 0.0
+
+    def come_late(message: SimpleNamespace) -> SimpleNamespace:
+        stamp_ns = lockstep.now_ns - round(late_s * 1e9) + 86_400_000_000_000
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+        return message
+
+    # The driver's clock is a day ahead; that alone is nothing.
+    lockstep.tamper = come_late
+    lockstep.loop.reader.clear()
+    lockstep.loop.set_goal(near_goal)
+    while late_s < 0.199:
+        lockstep.run(0.004)
+        late_s += 0.001
+        assert lockstep.latch.fault is None, late_s
+    for _ in range(4):
+        lockstep.run(0.004)
+        late_s += 0.001
+    fault = lockstep.latch.fault
+    assert fault is not None and fault.kind is FaultKind.STALE_STATE
+    assert "later than they did" in fault.reason
+    lockstep.run(0.5)
+    assert lockstep.loop.reset() is not None
+    lockstep.assert_commands_within_limits()
+
+
+def test_a_clock_that_drifts_is_no_delay(lockstep: LockStep) -> None:
+    start_ns = lockstep.now_ns
+
+    def drift(message: SimpleNamespace) -> SimpleNamespace:
+        stamp_ns = start_ns + round((lockstep.now_ns - start_ns) * (1.0 - 5e-4)) + 1
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+        return message
+
+    lockstep.tamper = drift
+    lockstep.run(2.0)
+    assert lockstep.loop.reader.delay_ns < 10_000
+
+
 @pytest.mark.parametrize("tamper", [drop, lose_a_joint, spoil])
 def test_reset_is_refused_while_the_cause_persists(lockstep: LockStep, tamper: object) -> None:
     lockstep.tamper = tamper  # type: ignore[assignment]

@@ -8,7 +8,7 @@ import pytest
 from lockstep import joint_state
 
 from smfp_control.faults import FaultKind
-from smfp_control.joint_state import JointStateReader
+from smfp_control.joint_state import JointStateReader, PublisherWatch
 
 NAMES = ("a", "b", "c")
 MS = 1_000_000
@@ -87,3 +87,31 @@ def test_messages_that_are_not_newer_do_not_count_as_fresh(reader: JointStateRea
         assert reader.accept(joint_state(NAMES, [9, 9, 9], stamp_ns=stamp_ns), 20 * MS) is None
     assert reader.position.tolist() == [1, 2, 3]
     assert (reader.received_ns, reader.out_of_order) == (10 * MS, 2)
+
+
+def faults_of(numbers: list[int | None], period_ns: int = 2 * MS) -> list[bool]:
+    watch, found = PublisherWatch(), []
+    for i, number in enumerate(numbers):
+        watch.take(number)
+        watch.note(i * period_ns)
+        found.append(watch.fault(i * period_ns) is not None)
+    return found
+
+
+def test_numbers_that_go_back_and_forth_are_two_publishers() -> None:
+    assert faults_of([50, 1, 51, 2, 52, 3, 53])[-2:] == [True, True]
+    # Started together, they even give the same numbers.
+    assert any(faults_of([1, 1, 2, 2, 3, 3, 4, 4]))
+    watch = PublisherWatch()
+    for i, number in enumerate([5, 1, 6, 2, 7, 3]):
+        watch.take(number)
+        watch.note(i * MS)
+    assert watch.fault(6 * MS) is not None
+    assert watch.fault(2000 * MS) is None, "the second one has gone"
+
+
+def test_a_restart_or_a_lack_of_numbers_is_no_second_publisher() -> None:
+    assert not any(faults_of([100, 101, 102, 1, 2, 3, 4]))
+    assert not any(faults_of([100, 101, 1, 2, 1, 2, 3, 4]))
+    assert not any(faults_of([None] * 20))
+    assert not any(faults_of([2**64 - 1] * 20))
