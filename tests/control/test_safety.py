@@ -46,7 +46,7 @@ def assert_within(before: Reference, after: Reference, limits: ReferenceLimits) 
     assert (change <= limits.acceleration * DT * (1 + 1e-9) + 1e-12).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(admissible_references(), st.lists(desires, min_size=1, max_size=20))
 def test_no_sequence_of_desires_leaves_the_limits(
     command: Reference, sequence: list[np.ndarray]

@@ -332,7 +332,9 @@ class ControlLoop:
             self._latch.set(Fault(FaultKind.INTERNAL, f"{type(error).__name__}: {error}"))
             self._desired.velocity[:] = 0.0
         try:
-            kinds = self.safety_filter.apply(self.command, self._desired.velocity)
+            kinds = self.safety_filter.apply(
+                self.command, self._desired.velocity, self._runner.heading
+            )
         except Exception as error:  # it changes the command at its very end, so braking is open
             self._latch.set(Fault(FaultKind.INTERNAL, f"{type(error).__name__}: {error}"))
             self.safety_filter.forget()

@@ -39,6 +39,9 @@ class PolicyRunner:
     Args:
         policy: verified for the robot.
         noise: its noise.
+
+    Attributes:
+        heading: velocity [n] (rad/s) that the present action asks for.
     """
 
     def __init__(self, policy: Policy, noise: NoiseSource) -> None:
@@ -48,6 +51,7 @@ class PolicyRunner:
         self._limits = ReferenceLimits.of(policy.action)
         self._observation = np.zeros(policy.observation.size, np.float32)
         self._action = np.zeros(policy.action.size)
+        self.heading = np.zeros(policy.action.size)
         # The first evaluation allocates; it shall not be the control thread's.
         policy.sample(self._observation, noise.value)
 
@@ -63,6 +67,8 @@ class PolicyRunner:
         if not np.isfinite(action).all():
             return False
         self._action[:] = action
+        np.clip(action, -1.0, 1.0, out=self.heading)
+        self.heading *= self._limits.velocity
         return True
 
     def advance(self, reference: Reference) -> None:

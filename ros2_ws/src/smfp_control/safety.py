@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import math
 
 import numpy as np
 
@@ -52,7 +53,8 @@ class SafetyFilter:
 
     With a guard the command also keeps clear of the arm itself and its surroundings, and within
     a speed limit of the tool: what the guard refuses is replaced by braking at full acceleration,
-    or, for the speed, by the same direction at less speed. See ``PathGuard`` for why that works.
+    or, for the speed, by less of it in the direction that is wanted. See ``PathGuard`` for why
+    that works.
 
     Args:
         limits: of the robot, [n].
@@ -72,6 +74,7 @@ class SafetyFilter:
         self._brake = np.empty(n)
         self._caution, self._caution_ticks = 0, max(1, round(_CAUTION_S / dt))
         self._blocked_by = Intervention.NONE
+        self._slowed = False
 
     @property
     def reason(self) -> str:
@@ -84,11 +87,16 @@ class SafetyFilter:
 
     def begin(self, position: FloatArray) -> None:
         """Start at rest at ``position`` [n], rad, where ``refusal`` found nothing in the way."""
-        self._caution = 0
+        self._caution, self._slowed = 0, False
         if self._guard is not None:
             self._guard.begin(position)
 
-    def apply(self, command: Reference, desired_velocity: FloatArray) -> Intervention:
+    def apply(
+        self,
+        command: Reference,
+        desired_velocity: FloatArray,
+        heading: FloatArray | None = None,
+    ) -> Intervention:
         """Advance ``command`` in place by one tick, as near to the desired one as limits allow.
 
         Whatever comes in (NaN, infinities, jumps), the result keeps to the limits in position,
@@ -98,6 +106,9 @@ class SafetyFilter:
         Args:
             command: the last command sent, finite; becomes the next one.
             desired_velocity: rad/s [n]; where not finite, the arm is braked.
+            heading: velocity [n], finite, that the desired one is on its way to as fast as the
+                acceleration allows: its direction is kept where the tool has to be slower. By
+                default that of ``desired_velocity``.
 
         Returns:
             What had to be changed, ``Intervention.NONE`` for a command that passed untouched.
@@ -119,7 +130,9 @@ class SafetyFilter:
             kinds |= self._classify(command, wanted)
             np.minimum(np.maximum(wanted, low), high, out=self._change)
         if self._guard is not None:
-            kinds |= self._keep_clear(self._guard, command)
+            kinds |= self._keep_clear(
+                self._guard, command, desired_velocity if heading is None else heading
+            )
         velocity[:] = self._change
         np.multiply(self._change, self._bounds.periods, self._change)
         np.add(command.position, self._change, command.position)
@@ -130,7 +143,9 @@ class SafetyFilter:
         if self._guard is not None:
             self._guard.forget()
 
-    def _keep_clear(self, guard: PathGuard, command: Reference) -> Intervention:
+    def _keep_clear(
+        self, guard: PathGuard, command: Reference, heading: FloatArray
+    ) -> Intervention:
         """Replace the velocity in ``_change`` by one that the guard accepts, or by braking."""
         wanted, brake = self._change, self._brake
         np.minimum(self._high, 0.0, out=brake)
@@ -142,9 +157,12 @@ class SafetyFilter:
         if self._caution:
             self._caution -= 1
             kinds = self._hold_back(command.velocity)
+        if self._slowed:
+            kinds |= self._follow(heading)
         verdict = guard.judge(command, wanted)
         if verdict is Verdict.TOOL_SPEED:
             kinds |= Intervention.TOOL_SPEED
+            self._slowed = True
             slower = self._other
             np.multiply(wanted, _SPEED_SHARE * guard.speed_limit_m_s / guard.speed_m_s, out=slower)
             np.maximum(slower, self._low, out=wanted)
@@ -158,6 +176,27 @@ class SafetyFilter:
             wanted[:] = brake
         guard.commit(wanted, accepted=verdict is Verdict.FREE)
         return kinds
+
+    def _follow(self, heading: FloatArray) -> Intervention:
+        """Turn ``_change`` into the direction of ``heading``, at the pace that it has.
+
+        Bounded by its acceleration, each joint gains the same each tick; scaled down every time,
+        the motion would end up with all joints equally fast.
+        """
+        wanted = self._change
+        sizes = [abs(speed) for speed in heading.tolist()]
+        pace, size = max(map(abs, wanted.tolist())), max(sizes)
+        # The sum, unlike the maximum, is finite only if every value is.
+        if not (pace < size and math.isfinite(sum(sizes))):
+            self._slowed = False
+            return Intervention.NONE
+        np.multiply(heading, pace / size, out=self._other)
+        np.maximum(self._other, self._low, out=self._other)
+        np.minimum(self._other, self._high, out=self._other)
+        if not np.count_nonzero(self._other != wanted):
+            return Intervention.NONE
+        wanted[:] = self._other
+        return Intervention.TOOL_SPEED
 
     def _hold_back(self, velocity: FloatArray) -> Intervention:
         """Let no joint in ``_change`` become faster than it is, nor turn round."""
