@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,6 +195,26 @@ def test_states_that_come_ever_later_are_stale_though_they_come_steadily(
     assert "later than they did" in fault.reason
     lockstep.run(0.5)
     assert lockstep.loop.reset() is not None
+    lockstep.assert_commands_within_limits()
+
+
+@pytest.mark.parametrize(("late_s", "borne"), [(0.1, True), (0.3, False)])
+def test_states_100_ms_late_are_borne_and_300_ms_late_are_stale(
+    lockstep: LockStep, late_s: float, borne: bool
+) -> None:
+    waiting: deque[SimpleNamespace] = deque()
+
+    def come_late(message: SimpleNamespace) -> SimpleNamespace | None:
+        waiting.append(message)
+        # Begins in steps below the timeout of 50 ms; a state is sent every other tick till then.
+        length = min(late_s, len(lockstep.commands) * lockstep.period_s / 2) / lockstep.period_s
+        return waiting.popleft() if len(waiting) > length else None
+
+    lockstep.tamper = come_late
+    lockstep.run(1.0)
+    fault = lockstep.latch.fault
+    assert (fault is None) is borne
+    assert borne or (fault is not None and "later than they did" in fault.reason)
     lockstep.assert_commands_within_limits()
 
 
