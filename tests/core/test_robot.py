@@ -39,6 +39,11 @@ def test_shipped_robot_loads_by_name_and_by_path():
     np.testing.assert_allclose(robot.limits.position_max[2], np.pi - robot.position_margin_rad)
 
 
+def test_a_description_without_surroundings_loads(tmp_path: Path):
+    robot = load_robot(changed(tmp_path, {"surroundings": None}))
+    assert robot.surroundings.obstacles == () and robot.surroundings.workspace is None
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -56,6 +61,22 @@ def test_shipped_robot_loads_by_name_and_by_path():
         ({"schema": 3}, "schema: 3 is unknown"),
         ({"speed": 1}, "speed: unknown key"),
         ({"mjcf": "none.xml"}, "mjcf: no such file"),
+        (
+            {"surroundings.workspace": {"min_m": [0, 0, 0], "max_m": [1, 0, 1]}},
+            "surroundings.workspace: max_m",
+        ),
+        (
+            {"surroundings.obstacles": [{"name": "post", "center_m": [0, 0, 0]}]},
+            r"surroundings.obstacles\[0\]: size_m: give either",
+        ),
+        (
+            {"surroundings.obstacles": [{"name": "x", "center_m": [0, 0, 0], "radius_m": -1}]},
+            r"surroundings.obstacles\[0\]: radius_m",
+        ),
+        (
+            {"surroundings.obstacles": [{"name": "x", "center_m": [0, 0, 0], "radius_m": 1}] * 2},
+            "surroundings: obstacles: names must be unique",
+        ),
     ],
 )
 def test_wrong_field_is_named(tmp_path: Path, change: dict[str, Any], text: str):
