@@ -47,6 +47,7 @@ class LockStep:
         robot: RobotConfig,
         policy: Policy,
         safety_filter: SafetyFilter | None = None,
+        blend: tuple[float, float] = (1.0, 0.0),
         **noise: Any,
     ) -> None:
         self.robot = robot
@@ -64,7 +65,7 @@ class LockStep:
             robot,
             PolicyRunner(policy, NoiseSource(policy.deterministic_noise, **arguments)),
             Kinematics(self.driver.arm.arm),
-            LoopSettings(0.05, 50, 1.0, state_delay_limit_s=0.2),
+            LoopSettings(0.05, 50, 1.0, 0.2, *blend),
             StateMonitor(robot, velocity_tolerance=0.1, tracking_error_rad=0.3, jump_rad=0.05),
             self.latch,
             lambda: self.queue.popleft() if self.queue else None,

@@ -41,6 +41,33 @@ def test_a_goal_is_reached_within_limits_and_without_interventions(
     lockstep.assert_commands_within_limits()
 
 
+def test_motion_is_blended_in_after_activation_and_after_a_reset(
+    robot: RobotConfig, policy: PolicyFile, near_goal: np.ndarray
+) -> None:
+    lockstep = LockStep(robot, policy, blend=(0.1, 0.5))
+    home = lockstep.tool()
+
+    def assert_blended(goal: np.ndarray) -> None:
+        lockstep.run(0.2)  # at rest, no part of the time of motion
+        first = len(lockstep.commands)
+        assert lockstep.loop.set_goal(goal) is None
+        lockstep.run(0.8)
+        speed = np.abs(np.diff(np.array(lockstep.commands[first:]), axis=0)).max(axis=1)
+        ticks = np.arange(len(speed)) + 2
+        ratio = np.minimum(0.1 + 0.9 * ticks * lockstep.period_s / 0.5, 1.0)
+        bound = ratio * robot.policy.velocity_rad_s * lockstep.period_s
+        assert (speed <= bound + 1e-12).all()
+        assert (speed[:50] > 0.9 * bound[:50]).any(), "the bound was never met"
+
+    assert_blended(near_goal)
+    lockstep.latch.set_estop(True)
+    lockstep.latch.set_estop(False)
+    lockstep.run(0.3)
+    assert lockstep.loop.reset() is None
+    assert_blended(home)
+    lockstep.assert_commands_within_limits()
+
+
 def test_the_policy_is_sampled_once_a_policy_period(
     lockstep: LockStep, near_goal: np.ndarray, policy: PolicyFile
 ) -> None:

@@ -54,6 +54,8 @@ class LoopSettings:
     Attributes:
         state_timeout_s: age of the newest state, on the steady clock, that stops the arm.
         state_delay_limit_s: how much later than the promptest joint states may come; 0: any.
+        blend_ratio, blend_time_s: after activation or a reset the policy moves joints at most at
+            this part of its speed, which rises to all of it over this time of motion.
         deadline_miss_limit: missed deadlines within ``deadline_window_s`` that stop it.
     """
 
@@ -61,6 +63,8 @@ class LoopSettings:
     deadline_miss_limit: int
     deadline_window_s: float
     state_delay_limit_s: float = 0.0
+    blend_ratio: float = 1.0
+    blend_time_s: float = 0.0
 
 
 class LoopStatistics:
@@ -149,6 +153,10 @@ class ControlLoop:
         self._zeros = np.zeros(n)
         self._step = robot.limits.acceleration * self._dt
         self._ramp = np.zeros(n)
+        self._blend = settings.blend_ratio
+        self._blend_step = 1.0
+        if settings.blend_time_s > 0.0:
+            self._blend_step = (1.0 - settings.blend_ratio) * self._dt / settings.blend_time_s
         self._timeout_ns = round(settings.state_timeout_s * 1e9)
         self._delay_ns = round(settings.state_delay_limit_s * 1e9)
         self._window_ns = round(settings.deadline_window_s * 1e9)
@@ -302,6 +310,7 @@ class ControlLoop:
     def begin(self) -> None:
         """Start from the measured pose, at rest, without a goal. ``observe`` found no fault."""
         self._begun = True
+        self._blend = self._settings.blend_ratio
         self.command.position[:] = self.reader.position
         self.command.velocity[:] = 0.0
         self.safety_filter.begin(self.command.position)
@@ -367,6 +376,7 @@ class ControlLoop:
             self._clear_requested = False
             if fault is None:
                 self._goal = None
+                self._blend = self._settings.blend_ratio
                 self._latch.clear()
         if fault is not None:
             self._latch.set(fault)
@@ -408,6 +418,12 @@ class ControlLoop:
             desired.velocity -= self._ramp
             return
         self._runner.advance(desired)
+        if self._blend < 1.0:
+            # A bound that rises never makes the arm brake, unlike a share of each velocity.
+            bound = self._blend * self.robot.policy.velocity_rad_s
+            np.minimum(desired.velocity, bound, out=desired.velocity)
+            np.maximum(desired.velocity, -bound, out=desired.velocity)
+            self._blend = min(self._blend + self._blend_step, 1.0)
         self._phase = (self._phase + 1) % self._runner.ticks_per_action
 
     def _sample(self, goal: FloatArray) -> None:

@@ -134,6 +134,16 @@ class PolicyNodeParameters:
         low=0.0,
         high=10.0,
     )
+    blend_ratio: float = _parameter(
+        0.1,
+        "Part of the policy's speed at which motion begins after activation or a reset; "
+        "1: all of it at once",
+        low=0.01,
+        high=1.0,
+    )
+    blend_time_s: float = _parameter(
+        0.5, "Time of motion over which that rises to all of it", unit="s", low=0.0, high=60.0
+    )
     activation_timeout_s: float = _parameter(
         3.0, "How long activation waits for a joint state", unit="s", low=0.0, high=60.0
     )

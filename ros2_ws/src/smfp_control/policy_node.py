@@ -247,6 +247,8 @@ class PolicyNode(LifecycleNode, RunnableNode):
                 parameters.deadline_miss_limit,
                 parameters.deadline_window_s,
                 parameters.state_delay_limit_s,
+                parameters.blend_ratio,
+                parameters.blend_time_s,
             ),
             StateMonitor(
                 robot,
