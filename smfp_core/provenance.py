@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -19,11 +20,15 @@ _FILE = "provenance.json"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Recorded with every run and every measured result."""
+    """Recorded with every run and every measured result.
+
+    ``resumed_by`` lists the commands that went on with a run, each with its revision.
+    """
 
     command: str
     git_revision: str
     machine: str
+    resumed_by: tuple[str, ...] = ()
 
 
 def here(module: str) -> Provenance:
@@ -37,9 +42,13 @@ def here(module: str) -> Provenance:
 
 
 def keep_provenance(folder: Path, module: str) -> None:
-    """Write the provenance of a new run into its folder."""
-    text = json.dumps(to_mapping(here(module)), indent=1)
-    write_atomically(folder / _FILE, text + "\n")
+    """Write the provenance of a new run into its folder, or add to that of a resumed one."""
+    now = here(module)
+    if (folder / _FILE).exists():
+        before = read_provenance(folder)
+        entry = f"{now.command} ({now.git_revision})"
+        now = dataclasses.replace(before, resumed_by=(*before.resumed_by, entry))
+    write_atomically(folder / _FILE, json.dumps(to_mapping(now), indent=1) + "\n")
 
 
 def read_provenance(folder: Path) -> Provenance:

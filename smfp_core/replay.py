@@ -74,7 +74,9 @@ class ReplayBuffer:
         return {"rows": self._rows[: self.size], "next": np.array([self._next])}
 
     def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
-        """Take over the content of another buffer of the same shape.
+        """Take over the content of another buffer with rows of the same width.
+
+        A larger buffer takes over a full one in order of age, and goes on behind it.
 
         Raises:
             ValueError: the content does not fit.
@@ -82,9 +84,12 @@ class ReplayBuffer:
         rows = state["rows"]
         if rows.shape[1] != self._rows.shape[1] or len(rows) > self.capacity:
             raise ValueError(f"replay: {rows.shape} does not fit a buffer of {self._rows.shape}")
+        following = int(state["next"][0])
         self.size = len(rows)
+        if self.size < self.capacity and following < self.size:
+            rows, following = np.roll(rows, -following, axis=0), self.size
         self._rows[: self.size] = rows
-        self._next = int(state["next"][0])
+        self._next = following
 
 
 class MultiStep:

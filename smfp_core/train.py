@@ -230,8 +230,7 @@ def main() -> None:
         trainer = Trainer(config, folder)
         if resume:
             trainer.restore()
-        else:
-            keep_provenance(folder, "smfp_core.train")
+        keep_provenance(folder, "smfp_core.train")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -39,6 +39,16 @@ def test_restored_buffer_goes_on_alike():
     assert draws[0] == draws[1]
 
 
+def test_a_larger_buffer_takes_over_a_full_one_in_order_of_age():
+    larger = ReplayBuffer(8, n_obs=2, n_act=1)
+    larger.restore(filled(7).state())  # of capacity 5: holds 2 to 6, wrapped
+    for i in range(3):
+        larger.add(np.full(2, 7 + i), np.zeros(1), 0.0, np.zeros(2), 0.0)
+    assert larger.state()["rows"][:, 0].tolist() == [2, 3, 4, 5, 6, 7, 8, 9]
+    larger.add(np.full(2, 10), np.zeros(1), 0.0, np.zeros(2), 0.0)
+    assert larger.state()["rows"][0, 0] == 10
+
+
 def test_content_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
         ReplayBuffer(5, n_obs=3, n_act=1).restore(filled(2).state())

@@ -118,6 +118,9 @@ def test_killed_and_resumed_run_gives_the_numbers_of_one_never_stopped(
             for run in (finished, folder)
         ]
         assert both[0] == both[1], log
+    origin = json.loads((folder / "provenance.json").read_text())
+    assert origin["command"].endswith(f"--run-dir {folder}")
+    assert [f"--resume {folder}" in entry for entry in origin["resumed_by"]] == [True]
     noise = [(run / "deterministic_noise.json").read_text() for run in (finished, folder)]
     assert noise[0] == noise[1]
 
