@@ -429,7 +429,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
             refusal = loop.set_goal(goal)
         self._refusal = f"goal refused: {refusal}" if refusal else ""
         if refusal:
-            self.get_logger().warning(self._refusal)
+            self.get_logger().warning(self._refusal, throttle_duration_sec=1.0)
         self._report()
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -443,7 +443,10 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self._latch.clear()
         response.success = refusal is None
         response.message = f"refused: {refusal}" if refusal else ""
-        self.get_logger().info(f"reset {response.message}".strip())
+        if refusal is None:
+            self.get_logger().info("reset: the arm holds and takes goals")
+        else:
+            self.get_logger().warning(f"reset {response.message}", throttle_duration_sec=1.0)
         self._report()
         return response
 
