@@ -48,12 +48,16 @@ from smfp_core.specs import FloatArray
 from smfp_sim.clearance import ClearanceModel
 
 # Looks along one braking path, which bounds the cost of a tick. A path that needs more is refused.
-_MOST_LOOKS = 8
+_MOST_LOOKS = 5
+# Rows measured in one survey, for the same reason. Those left over are watched as near ones.
+_MOST_MEASURED = 16
 # One period of policies at 50 Hz: longer surveys look further ahead and leave more rows in doubt.
 _SURVEY_PERIOD_S = 0.02
 # A Jacobian that is off by less motion than this is not computed anew where it costs some speed:
 # at 0.25 m/s that is about 3 per cent.
 _DRIFT_RAD = 0.003
+# Share of the limit below which an older Jacobian is worth a try.
+_EASY_SHARE = 0.9
 
 
 class Verdict(enum.Enum):
@@ -143,7 +147,7 @@ class PathGuard:
         self._velocities = np.zeros((n, n + 1))
         self._sum_axes = np.kron(np.eye(points), np.ones((1, 3)))
         self.blocked_row = -1
-        self.speed_m_s = 0.0
+        self.speed_m_s = math.inf
         self.looks = 0
 
     @property
@@ -181,6 +185,7 @@ class PathGuard:
         self._near_slack = self._near_slack[:0]
         self._until_survey = 0
         self._drift[:] = np.inf
+        self.speed_m_s = math.inf
         self.blocked_row = -1
 
     def forget(self) -> None:
@@ -190,6 +195,7 @@ class PathGuard:
         self._near_slack = self._near_slack[:0]
         self._until_survey = 0
         self._drift[:] = np.inf
+        self.speed_m_s = math.inf
 
     def judge(self, state: Reference, velocity: FloatArray, slow_enough: bool = False) -> Verdict:
         """Whether the arm may move at ``velocity`` [n] (rad/s) in the coming tick.
@@ -247,6 +253,8 @@ class PathGuard:
         cost = self._levers @ ahead
         short = np.flatnonzero(cost > slack)
         if len(short):
+            if len(short) > _MOST_MEASURED:
+                short = short[np.argsort(slack[short] - cost[short])[:_MOST_MEASURED]]
             self._clearance.set_pose(state.position)
             self.looks += 1
             for row in short.tolist():
@@ -318,9 +326,10 @@ class PathGuard:
         if _greatest(self._point_levers @ self._speed) <= limit:
             return True
         fresh = _greatest(self._drift) <= _DRIFT_RAD
-        if self._drift[0] < math.inf:
+        # An old Jacobian is tried where it may do: not at the limit, where it would be refused.
+        if fresh or self.speed_m_s < _EASY_SHARE * limit:
             self.speed_m_s = self._speed_bound(velocity)
-            if self.speed_m_s <= limit or fresh:
+            if fresh or self.speed_m_s <= limit:
                 return self.speed_m_s <= limit
         self._clearance.set_pose(self._position)
         self._clearance.point_jacobians(self._jacobians)
