@@ -27,6 +27,11 @@ class Ring:
         self._values[self._count % self._size] = value
         self._count += 1
 
+    @property
+    def last(self) -> int:
+        """The newest value; 0 before the first."""
+        return int(self._values[(self._count - 1) % self._size])
+
     def clear(self) -> None:
         """Forget every value."""
         self._count = 0
