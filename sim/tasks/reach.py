@@ -11,14 +11,16 @@ Reward of a step, with d the distance in metres after it and d0 before it, w the
 and u the commanded velocity, both as fractions of the greatest one:
 
     20 (d0 - d) + 0.4 (1 - d) + 0.3 exp(-d / 0.1) + 0.5 exp(-d / 0.02)
-        - 0.02 mean(w^2) - 0.005 mean((u - w)^2)
+        - 0.02 mean(w^2) - 0.005 mean((u - w)^2) - 0.1 mean((q - home)^2)
 
 Progress pays at once: one action changes the tool's path by a few millimetres only, which the
 later rewards show too faintly through a learned value. Its sum over an episode depends on the
 two ends alone. The exponentials keep a gradient at the goal itself, 25/m, where a squared
 distance would fade; that is what brings millimetres. The last two ask for rest and for commands
 that the acceleration limit can follow, and stay well below what motion towards the goal earns.
-At rest on the goal the reward is 1.2; it is positive wherever the arm can be soon, so that ending
+A position leaves joints free, the last one entirely. The pull towards the home pose, faint beside
+the goal's, keeps them from drifting from goal to goal until they meet a limit.
+At rest on the goal the reward is up to 1.2; it is positive wherever the arm can be soon, so that ending
 an episode by contact never pays, and the contact itself costs 1 on top.
 """
 
@@ -167,6 +169,7 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         near = distance < SUCCESS_DISTANCE_M and not failed
         self._steps_at_goal = self._steps_at_goal + 1 if near else 0
         speed = self._reference.velocity / self._limits.velocity
+        posture = self._state.joint_position_rad - self.robot.home_rad
         reward = (
             20.0 * (before - distance)
             + 0.4 * (1.0 - distance)
@@ -174,6 +177,7 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             + 0.5 * np.exp(-distance / 0.02)
             - 0.02 * (speed @ speed) / speed.size
             - 0.005 * (haste @ haste) / haste.size
+            - 0.1 * (posture @ posture) / posture.size
             - FAILURE_PENALTY * failed
         )
         return self._observe(), float(reward), failed, False, self._info(contact, diverged)
