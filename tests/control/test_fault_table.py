@@ -342,14 +342,15 @@ def test_a_driver_that_restarts_is_taken_up_after_a_reset(
 def test_a_control_thread_that_is_starved_stops_the_arm(
     bench: Bench, robot: RobotConfig, policy_path: Path, tmp_path: Path
 ) -> None:
-    rig = make_rig(bench, tmp_path, policy_path, deadline_miss_limit=200)
-    rig.move()
+    rig = make_rig(bench, tmp_path, policy_path, deadline_miss_limit=250)
+    bench.send_goal(rig.goals[0])
+    bench.spin(0.5)
     node = bench.children[1]
     node.signal(signal.SIGSTOP)
     bench.spin(0.6)  # 300 deadlines, and less than the timeout of states
     node.signal(signal.SIGCONT)
     rig.expect("missed_deadlines", "too busy", 0.0)
-    rig.recover()
+    rig.reset()
     assert_within_limits(robot, rig.driver.motion())
 
 

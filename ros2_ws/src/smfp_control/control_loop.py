@@ -68,9 +68,13 @@ class LoopSettings:
 
 
 class LoopStatistics:
-    """Counts and costs of ticks. Written by the control thread, read by any."""
+    """Counts and costs of ticks. Written by the control thread, read by any.
 
-    STAGES = ("observe", "policy", "filter", "publish", "total")
+    Stages: taking and judging states; the policy with its reference, of which ``observation`` is
+    the part that makes its input, in the ticks that sample it; the safety filter; sending.
+    """
+
+    STAGES = ("observe", "observation", "policy", "filter", "publish", "total")
 
     def __init__(self) -> None:
         self.cost_ns = {stage: Ring() for stage in self.STAGES}
@@ -177,6 +181,7 @@ class ControlLoop:
         self._present: Fault | None = None
         self._refused: Fault | None = None
         self._phase = 0
+        self._observation_ns = 0
         self._window_start_ns = 0
         self._window_misses = 0
 
@@ -330,6 +335,7 @@ class ControlLoop:
         """
         clock = time.perf_counter_ns
         statistics = self.statistics
+        self._observation_ns = 0
         start = clock()
         try:
             self._supervise(now_ns)
@@ -362,6 +368,8 @@ class ControlLoop:
         statistics.ticks += 1
         cost = statistics.cost_ns
         cost["observe"].add(observed - start)
+        if self._observation_ns:
+            cost["observation"].add(self._observation_ns)
         cost["policy"].add(desired - observed)
         cost["filter"].add(filtered - desired)
         cost["publish"].add(end - filtered)
@@ -419,19 +427,28 @@ class ControlLoop:
             return
         self._runner.advance(desired)
         if self._blend < 1.0:
-            # A bound that rises never makes the arm brake, unlike a share of each velocity.
-            bound = self._blend * self.robot.policy.velocity_rad_s
-            np.minimum(desired.velocity, bound, out=desired.velocity)
-            np.maximum(desired.velocity, -bound, out=desired.velocity)
-            self._blend = min(self._blend + self._blend_step, 1.0)
+            self._blend_in(desired.velocity)
         self._phase = (self._phase + 1) % self._runner.ticks_per_action
+
+    def _blend_in(self, velocity: FloatArray) -> None:
+        """Bound the fastest joint of ``velocity`` [n] (rad/s), in the direction of the action."""
+        heading, policy = self._runner.heading, self.robot.policy
+        bound, fastest = self._blend * policy.velocity_rad_s, float(np.abs(heading).max())
+        if fastest > bound:
+            step, before = policy.acceleration_rad_s2 * self._dt, self.command.velocity
+            np.multiply(heading, bound / fastest, out=velocity)
+            np.minimum(np.maximum(velocity, before - step), before + step, out=velocity)
+        self._blend = min(self._blend + self._blend_step, 1.0)
 
     def _sample(self, goal: FloatArray) -> None:
         state = self._robot_state
+        start = time.perf_counter_ns()
         self._kinematics.update(state)
         self.goal_error_m = math.dist(goal, state.tool_position_m)
         self.statistics.policy_samples += 1
-        if not self._runner.sample(state, goal):
+        finite = self._runner.sample(state, goal)
+        self._observation_ns = self._runner.observed_ns - start
+        if not finite:
             self._latch.set(
                 Fault(FaultKind.POLICY_OUTPUT, "the policy's action is not finite: export anew")
             )

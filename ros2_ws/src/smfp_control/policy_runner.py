@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 import numpy as np
@@ -41,6 +42,7 @@ class PolicyRunner:
         noise: its noise.
 
     Attributes:
+        observed_ns: when the last observation was complete, by ``time.perf_counter_ns``.
         heading: velocity [n] (rad/s) that the present action asks for.
     """
 
@@ -52,6 +54,7 @@ class PolicyRunner:
         self._observation = np.zeros(policy.observation.size, np.float32)
         self._action = np.zeros(policy.action.size)
         self.heading = np.zeros(policy.action.size)
+        self.observed_ns = 0
         # The first evaluation allocates; it shall not be the control thread's.
         policy.sample(self._observation, noise.value)
 
@@ -62,6 +65,7 @@ class PolicyRunner:
             False if the action is not finite; the one before is kept then.
         """
         build_observation(self.policy.observation, state, goal, self._observation)
+        self.observed_ns = time.perf_counter_ns()
         self.noise.on_policy_tick()
         action = self.policy.sample(self._observation, self.noise.value)
         if not np.isfinite(action).all():
