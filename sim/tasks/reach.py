@@ -20,8 +20,8 @@ distance would fade; that is what brings millimetres. The last two ask for rest 
 that the acceleration limit can follow, and stay well below what motion towards the goal earns.
 A position leaves joints free, the last one entirely. The pull towards the home pose, faint beside
 the goal's, keeps them from drifting from goal to goal until they meet a limit.
-At rest on the goal the reward is up to 1.2; it is positive wherever the arm can be soon, so that ending
-an episode by contact never pays, and the contact itself costs 1 on top.
+At rest on the goal the reward is up to 1.2; it is positive wherever the arm can be soon, so that
+ending an episode by contact never pays, and the contact itself costs 1 on top.
 """
 
 from __future__ import annotations
