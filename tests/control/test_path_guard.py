@@ -142,6 +142,30 @@ def test_the_tool_keeps_its_speed_limit_under_sudden_turns() -> None:
         arm.check_braking()
 
 
+def test_joints_that_cancel_each_other_are_slow_enough_to_stop_apart() -> None:
+    bare = dataclasses.replace(
+        ROBOT, surroundings=dataclasses.replace(ROBOT.surroundings, elbow_body=None)
+    )
+    arm = GuardedArm(bare, tool_speed_m_s=0.25)
+    planar = [1, 2, 3]
+    previous = np.array([1.0, 0.0, 0.0])
+    jacobians = np.zeros((1, 3, N))
+    for tick in range(60):
+        # The three parallel axes move the elbow while the tool's point stands still.
+        arm.clearance.set_pose(arm.command.position)
+        arm.clearance.point_jacobians(jacobians)
+        still = np.linalg.svd(jacobians[0][:, planar])[2][-1]
+        still *= np.sign(still @ previous)
+        desired = np.zeros(N)
+        desired[planar] = 3.0 * still / np.abs(still).max()
+        previous = still
+        arm.tick(desired)
+        if tick % 5 == 4:
+            arm.check_braking()
+    # Braking each joint at its own pace would have swung the tool, which stood still.
+    assert arm.counts[Intervention.TOOL_SPEED] > 0
+
+
 def test_slow_motion_is_not_touched_by_the_speed_limit() -> None:
     arm = GuardedArm(tool_speed_m_s=0.25)
     wave = 0.05 * np.array([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])
