@@ -61,7 +61,7 @@ CONTROLLERS = (
 # ur_robot_driver asks servoj for a look-ahead of 0.03 s: the arm follows that much later.
 SERVO_LAG_S = 0.03
 SPIN_EVERY_S = 0.02
-MOST_LATE_S = 0.01
+MOST_LATE_S = 0.05
 
 
 @dataclasses.dataclass
@@ -277,7 +277,7 @@ class FakeDriver:
         self.velocity = (self.position - before_position) / self.dt
         acceleration = (self.velocity - before_velocity) / self.dt
         self.motion.append((now, self.position.copy(), self.velocity, acceleration, target.copy()))
-        # States of periods that this process slept through would come late; they are left out.
+        # Of a time that this process slept through, the oldest states would come late.
         if not self.faults.paused and time.monotonic() - now < MOST_LATE_S:
             self._late.append((now + self.faults.delay_s, self._message(now)))
         while self._late and self._late[0][0] <= now:
