@@ -40,7 +40,7 @@ _KINDS = {
     Parameter.Type.DOUBLE: "a double: write it with a decimal point",
     Parameter.Type.INTEGER: "an integer",
     Parameter.Type.BOOL: "true or false",
-    Parameter.Type.STRING: "text",
+    Parameter.Type.STRING: "text: quote what could be a number, on a command line as '\"1\"'",
 }
 
 
