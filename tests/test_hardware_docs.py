@@ -69,7 +69,7 @@ def test_parameters_that_the_page_names_exist() -> None:
     known = {row.name for row in describe(PolicyNodeParameters)}
     named = set(re.findall(r"^ {4}(\w+): [\d.]+$", TEXT, re.MULTILINE))
     named |= {"scheduler_priority", "cpu_affinity", "lock_memory", "realtime_required"}
-    named |= {"state_timeout_s", "state_delay_limit_s"}
+    named |= {"state_timeout_s", "state_delay_limit_s", "blend_ratio", "blend_time_s"}
     assert all(name in TEXT for name in named)
     assert {"tool_speed_limit_m_s", "tracking_error_rad"} <= named <= known
 
