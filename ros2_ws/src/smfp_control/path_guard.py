@@ -32,7 +32,8 @@ the Jacobian times the joint velocities, which are linear in time between the mo
 single joints come to rest; a norm is convex, so its greatest value lies at such a moment. What the
 Jacobian itself changes over the path is bounded by the levers again (``_bend``). A candidate that
 is refused with the bound B passes when scaled by limit / B: the velocities of the whole path scale
-with it, and the distances that it goes shrink at least as much.
+with it, and the distances that it goes shrink at least as much. The bound allows for
+``CRUISE_TICKS`` ticks at the same velocity before the braking: these need no new one.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ _SURVEY_PERIOD_S = 0.02
 # A Jacobian that is off by less motion than this is not computed anew where it costs some speed:
 # at 0.25 m/s that is about 3 per cent.
 _DRIFT_RAD = 0.003
+# Ticks for which a velocity, once accepted, may be kept without judging its speed again.
+CRUISE_TICKS = 5
 # Share of the limit below which an older Jacobian is worth a try.
 _EASY_SHARE = 0.9
 
@@ -202,7 +205,8 @@ class PathGuard:
 
         ``state`` is where the last ``commit`` (or ``begin``) left it, and ``velocity`` is within
         the acceleration limit from there. Nothing moves by this; the caller decides, and commits.
-        ``slow_enough``: it is a candidate refused for its speed, scaled by limit / ``speed_m_s``.
+        ``slow_enough``: it is a candidate refused for its speed, scaled by limit / ``speed_m_s``,
+        or the velocity of the last tick, whose speed was judged in the ``CRUISE_TICKS`` last ones.
         """
         if self._until_survey <= 0:
             self._survey(state)
@@ -348,6 +352,9 @@ class PathGuard:
         left *= np.sign(velocity)[:, None]
         flow = self._flat @ left
         flow *= flow
-        bent = (self._bend @ (self._step + self._brake + self._drift)).reshape(-1, len(speed))
+        motion = self._step * CRUISE_TICKS
+        motion += self._brake
+        motion += self._drift
+        bent = (self._bend @ motion).reshape(-1, len(speed))
         squares = self._sum_axes @ flow
         return math.sqrt(_greatest(squares.ravel())) + _greatest(bent @ speed)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from smfp_control.faults import Fault, FaultKind
-from smfp_control.path_guard import PathGuard, Verdict
+from smfp_control.path_guard import CRUISE_TICKS, PathGuard, Verdict
 from smfp_core.reference import Reference, ReferenceLimits, VelocityBounds
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
@@ -74,7 +74,8 @@ class SafetyFilter:
         self._brake = np.empty(n)
         self._caution, self._caution_ticks = 0, max(1, round(_CAUTION_S / dt))
         self._blocked_by = Intervention.NONE
-        self._slowed = False
+        # Held to the speed limit; and ticks left for which the velocity may stay as it is.
+        self._slowed, self._cruise = False, 0
 
     @property
     def reason(self) -> str:
@@ -87,7 +88,7 @@ class SafetyFilter:
 
     def begin(self, position: FloatArray) -> None:
         """Start at rest at ``position`` [n], rad, where ``refusal`` found nothing in the way."""
-        self._caution, self._slowed = 0, False
+        self._caution, self._slowed, self._cruise = 0, False, 0
         if self._guard is not None:
             self._guard.begin(position)
 
@@ -140,6 +141,7 @@ class SafetyFilter:
 
     def forget(self) -> None:
         """Trust nothing measured before; for use after ``apply`` raised."""
+        self._cruise = 0
         if self._guard is not None:
             self._guard.forget()
 
@@ -151,15 +153,20 @@ class SafetyFilter:
         np.minimum(self._high, 0.0, out=brake)
         np.maximum(brake, self._low, out=brake)
         if not np.count_nonzero(wanted != brake):
+            self._cruise = 0
             guard.commit(wanted, accepted=False)
             return Intervention.NONE
         kinds = Intervention.NONE
         if self._caution:
             self._caution -= 1
             kinds = self._hold_back(command.velocity)
-        if self._slowed:
+        cruising = bool(self._cruise) and self._keep_pace(command.velocity)
+        if cruising:
+            self._cruise -= 1
+            kinds |= Intervention.TOOL_SPEED
+        elif self._slowed:
             kinds |= self._follow(heading)
-        verdict = guard.judge(command, wanted)
+        verdict = guard.judge(command, wanted, cruising)
         if verdict is Verdict.TOOL_SPEED:
             kinds |= Intervention.TOOL_SPEED
             self._slowed = True
@@ -173,7 +180,10 @@ class SafetyFilter:
             self._caution = self._caution_ticks
             kinds |= self._blocked_by
         if verdict is not Verdict.FREE:
+            self._cruise = 0
             wanted[:] = brake
+        elif self._slowed and not cruising:
+            self._cruise = CRUISE_TICKS - 1
         guard.commit(wanted, accepted=verdict is Verdict.FREE)
         return kinds
 
@@ -200,16 +210,25 @@ class SafetyFilter:
 
     def _hold_back(self, velocity: FloatArray) -> Intervention:
         """Let no joint in ``_change`` become faster than it is, nor turn round."""
-        wanted = self._change
-        np.minimum(
-            np.maximum(wanted, np.minimum(velocity, 0.0)),
-            np.maximum(velocity, 0.0),
-            out=self._other,
-        )
-        if (self._other == wanted).all():
+        self._bound_by(velocity)
+        if not np.count_nonzero(self._other != self._change):
             return Intervention.NONE
-        wanted[:] = self._other
+        self._change[:] = self._other
         return self._blocked_by
+
+    def _keep_pace(self, velocity: FloatArray) -> bool:
+        """Keep the velocity as it is if every joint in ``_change`` is to be as fast or faster."""
+        self._bound_by(velocity)
+        if np.count_nonzero(self._other != velocity):
+            return False
+        self._change[:] = velocity
+        return True
+
+    def _bound_by(self, velocity: FloatArray) -> None:
+        """Write ``_change`` to ``_other``, cut to the range between rest and ``velocity``."""
+        np.minimum(velocity, 0.0, out=self._other)
+        np.maximum(self._change, self._other, out=self._other)
+        np.minimum(self._other, np.maximum(velocity, 0.0), out=self._other)
 
     def _classify(self, command: Reference, desired: FloatArray) -> Intervention:
         limits, low, high, step = self._limits, self._low, self._high, self._step
