@@ -33,6 +33,11 @@ _SCHEDULERS = ("normal", "SCHED_FIFO")
 _LOADS = ("idle", "both cores loaded")
 _CONFIGURED = "configured: "
 _START_S = 30.0
+_BUSY_NOTE = [
+    '**The machine was busy with other work during this run**, so that "idle" below means only '
+    "that the benchmark added none: take these figures as upper bounds and run it again in quiet.",
+    "",
+]
 _WITH_TORCH = (
     "import sys, torch; from smfp_control.policy_node import main; sys.exit(main(sys.argv[1:]))"
 )
@@ -166,7 +171,7 @@ def measure_start(policy: Path, plan: Plan) -> tuple[dict[str, Any], dict[str, A
     return medians(rows[False]), medians(rows[True])
 
 
-def measure(policy: Path, plan: Plan) -> dict[str, Any]:
+def measure(policy: Path, plan: Plan, with_latency: bool) -> dict[str, Any]:
     """Everything, as the JSON has it."""
     begun = time.monotonic()
     load_before = os.getloadavg()
@@ -183,7 +188,7 @@ def measure(policy: Path, plan: Plan) -> dict[str, Any]:
     say("period")
     period = measure_period(policy, plan)
     say("latency")
-    latency = measure_latency(plan)
+    latency = measure_latency(plan) if with_latency else []
     say("peers")
     peers = run("loop_peers.py", policy, "--rounds", max(plan.rounds, 2), "--calls", plan.calls)
     say("memory")
@@ -249,7 +254,21 @@ def markdown(result: dict[str, Any]) -> str:
     samplers = [row for row in result["peers"] if "steps" in row]
     node = [{k: row[k] for k in ("scheduler", "load")} | row["node"] for row in result["latency"]]
     # Stages in the order of the tick; the last keys differ from the rest in no way.
-    seen = {key: key.replace("_p50", " p50").replace("_p99", " p99") for key in node[0]}
+    seen = {
+        key: key.replace("_p50", " p50").replace("_p99", " p99")
+        for key in (node[0] if node else ())
+    }
+    answers = [
+        "## From joint state to command, two processes over DDS",
+        "",
+        "From before publishing a state to having the first command that answers it: two hops of "
+        "DDS, the wait for the next tick (0 to 2 ms, as the two clocks are not in step), the tick.",
+        "",
+        *_table(result["latency"], where | errors | {"samples": "samples"}),
+        "What the node says of itself on `/diagnostics` meanwhile, sampling at every tick:",
+        "",
+        *_table(node, seen),
+    ]
     lines = [
         "# The control loop, measured",
         "",
@@ -258,6 +277,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"Load average of the machine before: {origin['load_average_before'][0]}. Medians over "
         "interleaved rounds; maxima are over all rounds.",
         "",
+        *(_BUSY_NOTE if origin["load_average_before"][0] > 1.0 else []),
         "## Cost, microseconds",
         "",
         "With MuJoCo's arm stepped between ticks, so that caches are as cold as beside other work.",
@@ -273,15 +293,7 @@ def markdown(result: dict[str, Any]) -> str:
         "at normal priority. SCHED_FIFO with memory locked.",
         "",
         *_table(result["period"], where | errors | {"misses": "missed", "ticks": "of"}),
-        "## From joint state to command, two processes over DDS",
-        "",
-        "From before publishing a state to having the first command that answers it: two hops of "
-        "DDS, the wait for the next tick (0 to 2 ms, as the two clocks are not in step), the tick.",
-        "",
-        *_table(result["latency"], where | errors | {"samples": "samples"}),
-        "What the node says of itself on `/diagnostics` meanwhile, sampling at every tick:",
-        "",
-        *_table(node, seen),
+        *(answers if node else []),
         "## The same network sampled otherwise",
         "",
         *_table(
@@ -299,11 +311,12 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, required=True, help="the file to write")
     parser.add_argument("--policy", type=Path, help="default: the shipped ur5e_reach")
+    parser.add_argument("--no-latency", action="store_true", help="leave out what needs DDS")
     parser.add_argument("--quick", action="store_true", help="less of everything")
     given = parser.parse_args()
     policy = given.policy or share_path("config/policies/ur5e_reach.onnx")
     os.environ.update(local_environment())
-    result = measure(policy.resolve(), QUICK if given.quick else Plan())
+    result = measure(policy.resolve(), QUICK if given.quick else Plan(), not given.no_latency)
     given.json.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.json, json.dumps(result, indent=1) + "\n")
     write_atomically(given.json.with_suffix(".md"), markdown(result))
