@@ -53,10 +53,10 @@ from smfp_control.preflight_checks import (
     Endpoint,
     Observed,
     Row,
-    check_commands,
     check_policy,
     check_states,
 )
+from smfp_control.preflight_commands import check_commands
 from smfp_core.policy_file import PolicyFile, PolicyFileError
 from smfp_core.robot import CommandInterface, RobotConfig, load_robot
 from smfp_core.strict import ConfigError

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has to hold before an arm is activated: each check judges what was seen on the topics.
+"""What has to hold of policy and joint states before an arm is activated.
 
-No ROS in here: :mod:`smfp_control.preflight` collects, this module judges.
+No ROS in here: :mod:`smfp_control.preflight` collects what is seen on the topics, this module and
+:mod:`smfp_control.preflight_commands` judge it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from smfp_control.faults import Fault
 from smfp_control.joint_state import JointStateMessage, JointStateReader
 from smfp_core.policy_file import PolicyFile
-from smfp_core.robot import CommandInterface, RobotConfig
+from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
 from smfp_sim.arm import ArmModel, Kinematics
 
@@ -29,8 +30,6 @@ _LEAST_RATE, _USUAL_RATE = 0.5, 0.9
 _CLOCK_NOTE_S, _CLOCK_LIMIT_S = 0.005, 0.05
 _AT_REST_RAD, _AT_REST_RAD_S = 0.01, 0.01
 _VELOCITY_ERROR_RAD_S = 0.05
-
-_FORWARD = {"forward_position": "position", "forward_velocity": "velocity"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def check_states(
     motion = Motion.of(robot, observed.states)
     rows = [_publishers(topic, publishers, motion, len(observed.states))]
     if publishers:
-        rows.append(_qos("joint states QoS", publishers))
+        rows.append(check_qos("joint states QoS", publishers))
     if not observed.states:
         return rows
     rows.append(_names(robot, motion, len(observed.states)))
@@ -163,20 +162,6 @@ def check_states(
         _contacts(robot, motion.position[-1]),
         _rest(robot, motion),
     ]
-
-
-def check_commands(
-    robot: RobotConfig, observed: Observed, interface: CommandInterface
-) -> list[Row]:
-    """Who takes the commands, in what order and with what QoS, and who else sends some."""
-    takers = [end for end in observed.command_subscribers if end.type == observed.command_type]
-    rows = [_subscriber(observed, takers)]
-    if takers:
-        rows.append(_qos("command QoS", takers))
-    if len(takers) == 1:
-        rows.append(_controller(robot, observed.controller, interface, takers[0].node))
-    rows.append(_foreign(observed))
-    return rows
 
 
 def _publishers(topic: str, publishers: Sequence[Endpoint], motion: Motion, messages: int) -> Row:
@@ -210,7 +195,8 @@ def _publishers(topic: str, publishers: Sequence[Endpoint], motion: Motion, mess
     return Row(check, "go", f"{topic} from {names}")
 
 
-def _qos(check: str, endpoints: Sequence[Endpoint]) -> Row:
+def check_qos(check: str, endpoints: Sequence[Endpoint]) -> Row:
+    """Whether messages can pass between the node and these endpoints."""
     wrong = [f"{end.node}: {end.mismatch}" for end in endpoints if end.mismatch]
     if wrong:
         return Row(check, "no-go", "; ".join(wrong), "change the QoS of that node")
@@ -358,81 +344,6 @@ def _rest(robot: RobotConfig, motion: Motion) -> Row:
     if spread[i] > max(_AT_REST_RAD, _AT_REST_RAD_S * duration):
         return Row("at rest", "no-go", text, "stop whatever moves the arm")
     return Row("at rest", "go", text)
-
-
-def _subscriber(observed: Observed, takers: Sequence[Endpoint]) -> Row:
-    check, topic = "command topic", observed.command_topic
-    everyone = observed.command_subscribers
-    names = ", ".join(end.node for end in everyone)
-    if not everyone:
-        return Row(
-            check,
-            "no-go",
-            f"nobody subscribes to {topic}",
-            "load and activate the controller: ros2 control list_controllers",
-        )
-    if not takers:
-        return Row(
-            check,
-            "no-go",
-            f"{names} takes {everyone[0].type} on {topic}, the node sends {observed.command_type}",
-            "--command-interface and --command-topic do not belong together",
-        )
-    if len(everyone) > 1:
-        return Row(
-            check,
-            "no-go",
-            f"{len(everyone)} subscribe to {topic}: {names}",
-            "one controller alone may take the commands; end echoes and recorders of the topic",
-        )
-    return Row(check, "go", f"{topic} is taken by {names}")
-
-
-def _controller(
-    robot: RobotConfig, controller: Controller | None, interface: CommandInterface, node: str
-) -> Row:
-    check = "controller"
-    joints = "" if controller is None else ", ".join(controller.joints)
-    if controller is None or not joints:
-        return Row(
-            check,
-            "note",
-            f"{node} does not tell its joints",
-            f"look: they must be {', '.join(robot.joint_names)}",
-        )
-    wanted = _FORWARD.get(interface, "")
-    if wanted and controller.interface not in ("", wanted):
-        return Row(
-            check,
-            "no-go",
-            f"{node} drives the {controller.interface} interface, not {wanted}",
-            "give --command-interface and --command-topic of one controller",
-        )
-    # Values of a forward controller go by place, those of a trajectory by name.
-    same = controller.joints == robot.joint_names
-    if not same and (wanted or set(controller.joints) != set(robot.joint_names)):
-        return Row(
-            check,
-            "no-go",
-            f"{node} takes {joints}",
-            f"its parameter 'joints' must be {', '.join(robot.joint_names)}, in this order: "
-            "another joint would move",
-        )
-    return Row(
-        check,
-        "note",
-        f"{node} takes the robot's joints{' in their order' if same else ''}",
-        "topics do not show whether it is active: ros2 control list_controllers",
-    )
-
-
-def _foreign(observed: Observed) -> Row:
-    if observed.foreign_publishers:
-        texts = [f"{node} on {topic}" for topic, node in observed.foreign_publishers]
-        return Row(
-            "other commands", "no-go", "also publish: " + ", ".join(texts), "end those nodes"
-        )
-    return Row("other commands", "go", "nobody else publishes to the arm's command topics")
 
 
 def _joint(robot: RobotConfig, position: NDArray[np.float64], i: int) -> str:
