@@ -195,7 +195,9 @@ def measure(policy: Path, plan: Plan, with_latency: bool) -> dict[str, Any]:
     memory = run("loop_rig.py", "memory", policy, "--ticks", plan.memory_ticks)["rows"]
     say("done")
     provenance = dataclasses.asdict(here("benchmarks/control_loop.py"))
-    provenance["command"] = " ".join(["python", "benchmarks/control_loop.py", *sys.argv[1:]])
+    # Where the policy lay does not belong into a record; its name does.
+    given = [policy.name if Path(text) == policy else text for text in sys.argv[1:]]
+    provenance["command"] = " ".join(["python", "benchmarks/control_loop.py", *given])
     return {
         "policy_step_us": ticks["policy_step_us"],
         "tick_us": ticks["tick_us"] | {"stages": ticks["stages"]},
