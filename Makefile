@@ -37,7 +37,7 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo '$(PYTHON) cannot create environments. On Debian and Ubuntu: apt-get install python3-venv' \
 	  '(or python3.X-venv for that version)' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) >&2
+	@$(PYTHON) -m venv $(VENV) >&2
 
 # Output goes to stderr: the standard output of `make sim` is the result alone.
 $(RUN_STAMP): $(PINS) | $(VENV)/bin/pip
