@@ -325,7 +325,9 @@ def main(args: list[str] | None = None) -> int:
     """Entry point of ``make sim``."""
     options = _arguments(args)
     console = Console(stderr=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a shell that starts this in the background leaves it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     os.environ.update(local_environment())
     try:
         scene = _run(options, load_robot(options.robot), console)
