@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from smfp_control.isolation import Child, local_environment, stop_children
-from smfp_core.checkpoint import write_atomically
+from smfp_core.atomic import write_atomically
 from smfp_core.provenance import here
 from smfp_core.resources import share_path
 

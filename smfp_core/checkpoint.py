@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +23,11 @@ from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
 FORMAT = 1
+T = TypeVar("T")
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing or cannot be read."""
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that a reader, or a crash, never sees half of."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def save(
@@ -115,6 +110,12 @@ def load_agent_tensors(path: Path) -> dict[str, Tensor]:
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:
     """State of a numpy generator as JSON values."""
     return dict(rng.bit_generator.state)
+
+
+def under(values: Mapping[str, T], name: str) -> dict[str, T]:
+    """The entries whose keys start with ``name.``, without that."""
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
 
 
 def _all(folder: Path) -> list[Path]:

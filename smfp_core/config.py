@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from smfp_core.strict import ConfigError, from_mapping, load_yaml
+from smfp_core.strict import ConfigError, load_dataclass
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,4 @@ def load_config(path: str | Path) -> TrainConfig:
     Raises:
         ConfigError: names the file and the field.
     """
-    try:
-        return from_mapping(TrainConfig, load_yaml(path))
-    except ConfigError as error:
-        text = str(error)
-        raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+    return load_dataclass(TrainConfig, path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gymnasium
 
-from smfp_core.checkpoint import write_atomically
+from smfp_core.atomic import write_atomically
 from smfp_core.specs import ActionSpec, ObservationSpec
 from smfp_core.strict import ConfigError, to_mapping
 

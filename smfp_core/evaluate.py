@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smfp_core import checkpoint
+from smfp_core.atomic import write_atomically
 from smfp_core.collector import EVALUATION, episode_seed, make_env
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.policy_file import PolicyFile
@@ -206,7 +207,7 @@ def main() -> None:
             "wall_s": round(time.monotonic() - started, 1),
             "results": [asdict(r) for r in results],
         }
-        checkpoint.write_atomically(arguments.json, json.dumps(record, indent=2) + "\n")
+        write_atomically(arguments.json, json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the tool that traced it.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from rich.console import Console
 
 from smfp_core import checkpoint
 from smfp_core.agents.smfp import SmfpAgent
+from smfp_core.atomic import write_atomically
 from smfp_core.collector import make_env
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.contract import PolicyContract, contract_of, keep_contract
@@ -118,10 +118,8 @@ def write_policy_file(path: Path, model: onnx.ModelProto, metadata: PolicyMetada
     """Attach the metadata, seal the file with its digest, and write it atomically."""
     text = json.dumps(to_mapping(metadata) | {"sha256": "0" * 64}, allow_nan=False)
     helper.set_model_props(model, {METADATA_KEY: text})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(seal(model.SerializeToString()))
-    os.replace(temporary, path)
+    write_atomically(path, seal(model.SerializeToString()))
 
 
 def golden_vectors(agent: SmfpAgent, observations: NDArray[np.float32], seed: int) -> GoldenVectors:
@@ -203,7 +201,7 @@ def export_run(run: Path, output: Path) -> PolicyFile:
         "wall_s": round(values["wall_s"], 1),
         "sha256": policy.sha256,
     }
-    checkpoint.write_atomically(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+    write_atomically(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     return policy
 
 

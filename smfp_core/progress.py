@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from smfp_core.checkpoint import write_atomically
+from smfp_core.atomic import write_atomically
 from smfp_core.evaluate import Evaluation
 
 RECENT_EPISODES = 20

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from smfp_core.checkpoint import write_atomically
+from smfp_core.atomic import write_atomically
 from smfp_core.strict import from_mapping, load_yaml, to_mapping
 
 _FILE = "provenance.json"

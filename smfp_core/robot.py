@@ -16,7 +16,7 @@ import numpy as np
 from smfp_core.reference import ReferenceLimits
 from smfp_core.resources import share_path
 from smfp_core.specs import ActionSpec, FloatArray
-from smfp_core.strict import ConfigError, from_mapping, load_yaml
+from smfp_core.strict import ConfigError, load_dataclass
 
 CommandInterface = Literal["forward_position", "forward_velocity", "joint_trajectory"]
 Range = tuple[float, float]
@@ -277,10 +277,9 @@ def load_robot(name_or_path: str | Path) -> RobotConfig:
                 "give its name or the path of its .yaml"
             ) from error
     try:
-        robot = from_mapping(RobotConfig, load_yaml(path))
+        robot = load_dataclass(RobotConfig, path)
     except ConfigError as error:
-        text = str(error)
-        raise RobotConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+        raise RobotConfigError(str(error)) from error
     mjcf = path.parent / robot.mjcf
     if not mjcf.is_file():
         raise RobotConfigError(f"{path}: mjcf: no such file: {robot.mjcf} (beside the YAML)")

@@ -43,6 +43,19 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
+def load_dataclass(cls: type[T], path: str | Path) -> T:
+    """Build the dataclass ``cls`` from a YAML file.
+
+    Raises:
+        ConfigError: names the file, the field and what was expected of it.
+    """
+    data = load_yaml(path)
+    try:
+        return from_mapping(cls, data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
 def from_mapping(cls: type[T], data: Any, where: str = "") -> T:
     """Build the dataclass ``cls`` from a mapping of plain YAML or JSON values.
 

@@ -17,7 +17,6 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ import yaml
 
 from smfp_core import checkpoint
 from smfp_core.agents.smfp import SmfpAgent
+from smfp_core.atomic import write_atomically
 from smfp_core.collector import (
     EVALUATION,
     NOISE_CHOICE,
@@ -146,7 +146,7 @@ class Trainer:
             "noise": choices[int(np.argmax(returns))].tolist(),
             "returns": returns,
         }
-        checkpoint.write_atomically(self.folder / "deterministic_noise.json", json.dumps(record))
+        write_atomically(self.folder / "deterministic_noise.json", json.dumps(record))
 
     def save(self) -> None:
         """Write a checkpoint of everything that decides what comes next."""
@@ -165,15 +165,11 @@ class Trainer:
         path = checkpoint.latest(self.folder / "checkpoints")
         tensors, arrays, values = checkpoint.load(path)
         self.agent.restore(tensors)
-        self.replay.restore(_under(arrays, "replay."))
-        self.multi_step.restore(_under(arrays, "multi_step."))
-        self.collector.restore(_under(arrays, "collector."))
+        self.replay.restore(checkpoint.under(arrays, "replay"))
+        self.multi_step.restore(checkpoint.under(arrays, "multi_step"))
+        self.collector.restore(checkpoint.under(arrays, "collector"))
         self.rng.bit_generator.state = values["rng"]
         self.step, self.wall_s = values["step"], values["wall_s"]
-
-
-def _under(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def parse_arguments(arguments: list[str]) -> tuple[TrainConfig, Path, bool]:
@@ -226,7 +222,7 @@ def main() -> None:
             )
         folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(to_mapping(config), sort_keys=False)
-        checkpoint.write_atomically(folder / "config.yaml", text)
+        write_atomically(folder / "config.yaml", text)
         trainer = Trainer(config, folder)
         if resume:
             trainer.restore()

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from smfp_core.checkpoint import under
 from smfp_core.config import TrainConfig
 from smfp_core.critics import Critics
 from smfp_core.entropy import conditional_log_prob, gaussian_entropy, marginal_log_prob
@@ -214,10 +215,10 @@ class SmfpAgent:
         self.q_scale = tensors["q_scale"].clone()
         self.generator.set_state(tensors["generator"])
         for name, module in self._modules().items():
-            module.load_state_dict(_under(tensors, name))
+            module.load_state_dict(under(tensors, name))
         for name, optimizer in self._optimizers().items():
             slots: dict[int, dict[str, Tensor]] = {}
-            for key, value in _under(tensors, name).items():
+            for key, value in under(tensors, name).items():
                 index, _, slot = key.partition(".")
                 slots.setdefault(int(index), {})[slot] = value
             groups = optimizer.state_dict()["param_groups"]
@@ -238,11 +239,6 @@ class SmfpAgent:
             "critic_optimizer": self.critic_optimizer,
             "temperature_optimizer": self.temperature_optimizer,
         }
-
-
-def _under(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    prefix = f"{name}."
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 @torch.no_grad()

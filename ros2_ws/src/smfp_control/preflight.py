@@ -13,11 +13,9 @@ import argparse
 import dataclasses
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any, get_args
 
 # Read by the numerical libraries when they are first imported; see process.py.
@@ -57,6 +55,8 @@ from smfp_control.preflight_checks import (
     check_states,
 )
 from smfp_control.preflight_commands import check_commands
+from smfp_control.process import interrupt_on_signals
+from smfp_core.atomic import write_atomically
 from smfp_core.policy_file import PolicyFile, PolicyFileError
 from smfp_core.robot import CommandInterface, RobotConfig, load_robot
 from smfp_core.strict import ConfigError
@@ -308,28 +308,18 @@ def _arguments(args: list[str]) -> argparse.Namespace:
     return options
 
 
-def _write(path: Path, result: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``ros2 run smfp_control preflight``."""
     given = sys.argv[1:] if args is None else args
     options = _arguments(remove_ros_args(["preflight", *given])[1:])
     # A pipe has no width of its own; rows must not be cut to that of a small terminal.
     console = Console() if sys.stdout.isatty() else Console(width=140)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_signals()
     try:
         rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
         result = report(options, inspect(options))
         if options.json is not None:
-            _write(options.json, result)
+            write_atomically(options.json, json.dumps(result, indent=2) + "\n")
     except KeyboardInterrupt:
         return 130
     except (ConfigError, OSError) as error:

@@ -10,6 +10,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 # Read by the numerical libraries when they are first imported: workers of theirs that spin would
 # take the cores that the deadlines need.
@@ -43,6 +44,19 @@ def freeze_garbage() -> None:
     """Exempt all objects made so far from collections, which would delay ticks by milliseconds."""
     gc.collect()
     gc.freeze()
+
+
+def interrupt_on_signals() -> None:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt in the main thread of a command.
+
+    SIGINT too: a shell that starts a command in the background leaves it ignored.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
 
 
 def run_node(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str]) -> int:

@@ -12,13 +12,11 @@ import argparse
 import json
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -37,7 +35,9 @@ from std_srvs.srv import Trigger
 from smfp_control.isolation import Child, local_environment, stop_children
 from smfp_control.joint_state import JointStateReader
 from smfp_control.polling import create_polled_subscription
+from smfp_control.process import interrupt_on_signals
 from smfp_control.status import STATUS_QOS
+from smfp_core.atomic import write_atomically
 from smfp_core.robot import RobotConfig, load_robot
 from smfp_core.specs import FloatArray
 from smfp_core.strict import ConfigError
@@ -317,17 +317,11 @@ def _run(options: argparse.Namespace, robot: RobotConfig, console: Console) -> S
         rclpy.try_shutdown()
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``make sim``."""
     options = _arguments(args)
     console = Console(stderr=True)
-    # SIGINT too: a shell that starts this in the background leaves it ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    interrupt_on_signals()
     os.environ.update(local_environment())
     try:
         scene = _run(options, load_robot(options.robot), console)
@@ -339,9 +333,7 @@ def main(args: list[str] | None = None) -> int:
     line = json.dumps(scene.report())
     print(line, flush=True)
     if options.json is not None:
-        temporary = options.json.with_name(f".{options.json.name}.{os.getpid()}")
-        temporary.write_text(line + "\n")
-        os.replace(temporary, options.json)
+        write_atomically(options.json, line + "\n")
     reached = sum(row.reached for row in scene.rows)
     return 0 if reached >= _SHARE_WANTED * options.goals else 1
 

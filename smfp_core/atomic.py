@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that a reader, or a crash, never sees half of."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a whole file (text as UTF-8) beside ``path`` and rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(temporary, path)
