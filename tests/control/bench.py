@@ -196,7 +196,8 @@ class Bench:
     # The arm.
 
     def joint_position(self) -> np.ndarray:
-        """Newest joint positions, in the robot's order."""
+        """Newest joint positions, in the robot's order; waits for the first."""
+        self.until(lambda: self.states, "a joint state")
         message = self.states[-1][1]
         return np.array([message.position[message.name.index(j)] for j in self.robot.joint_names])
 
