@@ -15,6 +15,7 @@ state-dependent scale around it, ``a = mu + sigma(s) eps``, gives the policy a d
 from __future__ import annotations
 
 import itertools
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,18 @@ from torch.nn import functional
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, -0.7
 TARGET_CLIP = 5.0
+
+
+class FlowPolicy(Protocol):
+    """What a loss asks of a policy: ``MeanFlowActor``, or a functional view of one."""
+
+    def mean(self, observation: Tensor, noise: Tensor) -> Tensor: ...
+
+    def log_std(self, observation: Tensor) -> Tensor: ...
+
+    def with_tangent(
+        self, observation: Tensor, z: Tensor, t: Tensor, z_tangent: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 class MeanFlowActor(nn.Module):
@@ -85,7 +98,7 @@ class MeanFlowActor(nn.Module):
 
 
 def meanflow_loss(
-    actor: MeanFlowActor,
+    actor: FlowPolicy,
     observation: Tensor,
     target: Tensor,
     noise: Tensor,

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The actor's objective, ``L = L_SAC + lambda L_Mirror + bound penalty``, as one pure function.
+
+All randomness comes in as ``ActorNoise`` and nothing depends on values in Python, so that the
+function can be repeated, differentiated with ``torch.func``, vectorised and compiled as one graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from smfp_core.entropy import conditional_log_prob, marginal_log_prob
+from smfp_core.meanflow import FlowPolicy, meanflow_loss
+from smfp_core.mirror_descent import effective_sample_size, mirror_weights
+
+Q_SCALE_RATE = 0.005
+
+
+@dataclass(frozen=True)
+class ActorOptions:
+    """What the objective is made of."""
+
+    entropy: Literal["marginal", "conditional"] = "marginal"
+    """Density that stands for log pi; ``conditional`` lets separated modes collapse."""
+    mirror: bool = True
+    """Whether L_Mirror is part of it."""
+    candidates: int = 4
+    """K: noise draws in the entropy estimate and candidates of the mirror step."""
+    mirror_weight: float = 3.0
+    """lambda: weight of L_Mirror."""
+    mirror_step: float = 1.0
+    """alpha + beta in units of the candidates' spread in Q - alpha log pi."""
+    bound_penalty: float = 1.0
+    """Weight of the penalty on mean actions outside the box."""
+
+
+class ActorNoise(NamedTuple):
+    """All random numbers of one evaluation, for a batch of B states; normal unless said."""
+
+    mean: Tensor
+    """e of the actor's K draws, [B, K, n_act]."""
+    action: Tensor
+    """eps of the action that L_SAC is taken at, [B, 1, n_act]."""
+    candidate_mean: Tensor
+    """e of the previous actor's K candidates, [B, K, n_act]."""
+    candidate: Tensor
+    """eps of the candidates, [B, K, n_act]."""
+    choice: Tensor
+    """Which candidate is regressed on, uniform in [0, 1), [B, 1]."""
+    flow: Tensor
+    """e at the far end of the regression's path, [B, 1, n_act]."""
+    time: Tensor
+    """t on that path, uniform in [0, 1), [B, 1, 1]."""
+
+    @classmethod
+    def draw(
+        cls,
+        batch: int,
+        n_act: int,
+        options: ActorOptions,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> ActorNoise:
+        """Fresh numbers for one evaluation, always in the same order."""
+
+        def normal(draws: int) -> Tensor:
+            return torch.randn(batch, draws, n_act, generator=generator, device=device)
+
+        k = options.candidates
+        return cls(
+            mean=normal(k),
+            action=normal(1),
+            candidate_mean=normal(k),
+            candidate=normal(k),
+            choice=torch.rand(batch, 1, generator=generator, device=device),
+            flow=normal(1),
+            time=torch.rand(batch, 1, 1, generator=generator, device=device),
+        )
+
+
+def policy_log_prob(
+    actions: Tensor, means: Tensor, log_std: Tensor, entropy: Literal["marginal", "conditional"]
+) -> Tensor:
+    """log pi of actions [B, J, n_act], [B, J]; the first J of the K means made them.
+
+    Args:
+        actions: [B, J, n_act].
+        means: [B, K, n_act], K >= J.
+        log_std: [B, n_act].
+        entropy: the density that stands for log pi.
+    """
+    if entropy == "marginal":
+        return marginal_log_prob(actions, means, log_std)
+    return conditional_log_prob(actions, means[:, : actions.shape[1]], log_std.unsqueeze(1))
+
+
+def actor_objective(
+    actor: FlowPolicy,
+    previous: FlowPolicy,
+    observation: Tensor,
+    q_of: Callable[[Tensor, Tensor], Tensor],
+    alpha: Tensor | float,
+    q_scale: Tensor,
+    noise: ActorNoise,
+    options: ActorOptions,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of the actor's parameters, and what to watch.
+
+    Args:
+        actor: the policy in training.
+        previous: pi_k, a moving average of it; it gets no gradient.
+        observation: [B, n_obs], normalised.
+        q_of: Q(s, a), [B, J], of observations [B, n_obs] and actions [B, J, n_act] in the box;
+            differentiable in the actions.
+        alpha: temperature.
+        q_scale: running mean of |Q|, scalar; 0 before the first evaluation.
+        noise: ``ActorNoise.draw`` of this batch.
+        options: what the loss is made of.
+
+    Returns:
+        The loss (scalar) and detached scalars by name; ``log_prob`` is what the temperature
+        needs, ``q_scale`` the running mean to hand in next time.
+    """
+    # L_SAC = alpha log pi(a|s) - Q(s, a), pathwise, in units of the running |Q|.
+    means = actor.mean(observation, noise.mean)
+    log_std = actor.log_std(observation)
+    action = means[:, :1] + log_std.exp().unsqueeze(1) * noise.action
+    log_prob = policy_log_prob(action, means, log_std, options.entropy)
+    value = q_of(observation, action.clamp(-1, 1))
+    with torch.no_grad():
+        size = value.abs().mean()
+        scale = torch.where(q_scale > 0, torch.lerp(q_scale, size, Q_SCALE_RATE), size)
+    sac_loss = (alpha * log_prob - value).mean() / scale.clamp_min(1e-3)
+
+    outside = (means.abs() - 1.0).clamp_min(0.0)
+    bound_loss = outside.square().sum(-1).mean()
+    loss = sac_loss + options.bound_penalty * bound_loss
+    metrics = {
+        "sac_loss": sac_loss,
+        "bound_loss": bound_loss,
+        "q_mean": value.mean(),
+        "q_scale": scale,
+        "log_prob": log_prob.mean(),
+        "log_std": log_std.mean(),
+        "mean_spread": (means - means.mean(1, keepdim=True)).square().mean().sqrt(),
+        "clipped_share": (action.abs() > 1).to(action.dtype).mean(),
+    }
+
+    if options.mirror:
+        mirror_loss, watched = _mirror(actor, previous, observation, q_of, alpha, noise, options)
+        loss = loss + options.mirror_weight * mirror_loss
+        metrics |= watched
+    return loss, {name: value.detach() for name, value in metrics.items()}
+
+
+def _mirror(
+    actor: FlowPolicy,
+    previous: FlowPolicy,
+    observation: Tensor,
+    q_of: Callable[[Tensor, Tensor], Tensor],
+    alpha: Tensor | float,
+    noise: ActorNoise,
+    options: ActorOptions,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_Mirror: MeanFlow regression onto candidates of pi_k, resampled by their weights."""
+    with torch.no_grad():
+        means = previous.mean(observation, noise.candidate_mean)
+        log_std = previous.log_std(observation)
+        candidates = means + log_std.exp().unsqueeze(1) * noise.candidate
+        log_prob = policy_log_prob(candidates, means, log_std, options.entropy)
+        candidates = candidates.clamp(-1, 1)
+        weights, beta = mirror_weights(
+            q_of(observation, candidates), log_prob, alpha, options.mirror_step
+        )
+        # Inverse of the cumulative weights; the last may fall short of 1 by rounding.
+        chosen = (weights.cumsum(-1) < noise.choice).sum(-1, keepdim=True)
+        chosen = chosen.clamp_max(weights.shape[-1] - 1)
+        target = torch.take_along_dim(candidates, chosen.unsqueeze(-1), 1)
+    loss = meanflow_loss(actor, observation, target, noise.flow, noise.time)
+    return loss, {
+        "mirror_loss": loss,
+        "beta": beta,
+        "effective_samples": effective_sample_size(weights).mean(),
+    }
