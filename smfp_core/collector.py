@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -10,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from smfp_core.dm_control_env import PREFIX, make_dm_control
 from smfp_core.strict import ConfigError
 
 # Streams of episode seeds: evaluation and the choice of noise never see training's episodes.
@@ -29,22 +31,47 @@ class Transition(NamedTuple):
 
 
 def make_env(env_id: str, env_kwargs: dict[str, str], **extra: Any) -> gymnasium.Env:
-    """An environment with float32 vector observations and actions in [-1, 1].
+    """An environment with vector observations and actions in [-1, 1].
+
+    Args:
+        env_id: of gymnasium, ``module:id`` for one that the module registers, or
+            ``dm_control/<domain>-<task>``.
+        env_kwargs: keyword arguments of the environment.
+        extra: more of them, such as ``render_mode``.
 
     Raises:
-        ConfigError: the id is unknown, or its spaces are not boxes.
+        ConfigError: the id is unknown, or its spaces are not bounded boxes of one dimension.
     """
+    keywords: dict[str, Any] = {**env_kwargs, **extra}
+    env: gymnasium.Env
     try:
-        keywords: dict[str, Any] = {**env_kwargs, **extra}
-        env = gymnasium.make(env_id, disable_env_checker=True, **keywords)
+        if env_id.startswith(PREFIX):
+            env = make_dm_control(env_id, **keywords)
+        else:
+            # Version 4 is meant where it is asked for: published figures are of it.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*is out of date")
+                env = gymnasium.make(env_id, disable_env_checker=True, **keywords)
     except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
         raise ConfigError(f"env_id: '{env_id}' cannot be made ({error})") from error
     action, observation = env.action_space, env.observation_space
     if not isinstance(action, spaces.Box) or not isinstance(observation, spaces.Box):
         raise ConfigError(f"env_id: '{env_id}' needs Box spaces, has {observation} and {action}")
+    if len(observation.shape) != 1 or len(action.shape) != 1 or not action.is_bounded():
+        raise ConfigError(
+            f"env_id: '{env_id}' needs vector observations and bounded vector actions, "
+            f"has {observation} and {action}"
+        )
     if np.any(action.low != -1.0) or np.any(action.high != 1.0):
         env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
     return env
+
+
+def sizes(env: gymnasium.Env) -> tuple[int, int]:
+    """Numbers of observations and actions of an environment from ``make_env``."""
+    assert env.observation_space.shape is not None and env.action_space.shape is not None
+    (n_obs,), (n_act,) = env.observation_space.shape, env.action_space.shape
+    return n_obs, n_act
 
 
 def episode_seed(seed: int, stream: int, index: int) -> int:
