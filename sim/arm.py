@@ -132,6 +132,13 @@ class ArmModel:
         return tuple(sorted((a, b) for a, b in pairs))
 
 
+def as_slice(index: NDArray[np.intp]) -> NDArray[np.intp] | slice:
+    """``index`` as a slice where it is one: numpy gathers single elements much more slowly."""
+    first = int(index[0])
+    consecutive = np.array_equal(index, np.arange(first, first + len(index)))
+    return slice(first, first + len(index)) if consecutive else index
+
+
 class Kinematics:
     """Geometry of the arm at given joint positions, in a private ``MjData``: not thread-safe."""
 
@@ -139,33 +146,36 @@ class Kinematics:
         self._arm = arm
         self._model = arm.model
         self._data = mujoco.MjData(arm.model)
-        self._index = arm.position_index
+        self._index = as_slice(arm.position_index)
+        self._velocity_index = as_slice(arm.velocity_index)
+        # Views, which follow the data: each access of an attribute of it would make one.
+        self._joint_positions = self._data.qpos
         self._site_position = self._data.site_xpos[arm.tool_site]
         self._jacobian = np.zeros((3, arm.model.nv))
+        self._to_base = np.ascontiguousarray(arm.base_rotation.T)
 
     def tool_position(self, q: FloatArray, out: FloatArray | None = None) -> FloatArray:
         """Position [3] (m, base frame) of the tool site at joint positions ``q`` [n] (rad)."""
-        self._data.qpos[self._index] = q
+        self._joint_positions[self._index] = q
         mujoco.mj_kinematics(self._model, self._data)
         return self._arm.to_base(self._site_position, np.empty(3) if out is None else out)
 
     def update(self, state: RobotState) -> None:
         """Write tool position and Jacobian of the measured joints into ``state``, in place."""
-        jacobian = self.tool_jacobian(state.joint_position_rad)
-        state.tool_jacobian_m_rad[:] = jacobian
+        state.tool_jacobian_m_rad[:] = self.tool_jacobian(state.joint_position_rad)
         self._arm.to_base(self._site_position, state.tool_position_m)
 
     def tool_jacobian(self, q: FloatArray) -> FloatArray:
         """Derivative [3, n] (m/rad, base frame) of the tool position by the joint positions."""
-        self._data.qpos[self._index] = q
+        self._joint_positions[self._index] = q
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_comPos(self._model, self._data)
         mujoco.mj_jacSite(self._model, self._data, self._jacobian, None, self._arm.tool_site)
-        return self._arm.base_rotation.T @ self._jacobian[:, self._arm.velocity_index]
+        return self._to_base.dot(self._jacobian[:, self._velocity_index])
 
     def contacts(self, q: FloatArray) -> tuple[ContactPair, ...]:
         """Pairs of geoms (self or floor) that would touch at joint positions ``q`` [n] (rad)."""
-        self._data.qpos[self._index] = q
+        self._joint_positions[self._index] = q
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_comPos(self._model, self._data)
         mujoco.mj_collision(self._model, self._data)

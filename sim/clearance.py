@@ -21,10 +21,11 @@ import itertools
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from smfp_core.robot import Obstacle, RobotConfig, RobotConfigError
 from smfp_core.specs import FloatArray
+from smfp_sim.arm import as_slice
 
 # Beyond this the exact distance is of no interest.
 _FAR_M = 5.0
@@ -55,8 +56,10 @@ class ClearanceModel:
         self._model = model = _compile(robot)
         self._data = mujoco.MjData(model)
         joints = [model.joint(name) for name in robot.joint_names]
-        self._position_index = np.array([joint.qposadr[0] for joint in joints])
-        self._velocity_index = np.array([joint.dofadr[0] for joint in joints])
+        # A view, which follows the data: each access of the attribute would make one.
+        self._joint_positions = self._data.qpos
+        self._position_index = as_slice(np.array([joint.qposadr[0] for joint in joints]))
+        self._velocity_index = as_slice(np.array([joint.dofadr[0] for joint in joints]))
         self._joint_ids = [int(joint.id) for joint in joints]
         base = self._body(robot.base_frame, "base_frame")
         mujoco.mj_kinematics(model, self._data)
@@ -83,9 +86,9 @@ class ClearanceModel:
         self.levers: FloatArray = np.array(rows).reshape(len(rows), len(joints))
         self._jacobian = np.zeros((3, model.nv))
 
-    def set_pose(self, q: FloatArray) -> None:
+    def set_pose(self, q: ArrayLike) -> None:
         """Put the arm at joint positions ``q`` [n] (rad)."""
-        self._data.qpos[self._position_index] = q
+        self._joint_positions[self._position_index] = q
         mujoco.mj_kinematics(self._model, self._data)
 
     def distance(self, row: int) -> float:

@@ -132,8 +132,8 @@ def _goal_gradient(state: RobotState, goal: FloatArray) -> FloatArray:
     kinematics are known exactly; a policy that is given them need not learn them.
     """
     offset = goal - state.tool_position_m
-    scale = math.sqrt(offset @ offset) + GOAL_SOFTENING_M
-    return (offset / scale) @ state.tool_jacobian_m_rad
+    offset /= math.hypot(*offset.tolist()) + GOAL_SOFTENING_M
+    return offset.dot(state.tool_jacobian_m_rad)
 
 
 _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
@@ -169,8 +169,8 @@ def build_observation(
         ValueError: a field's data has another length than the spec says.
     """
     vector = np.empty(spec.size, np.float32) if out is None else out
-    start = 0
-    for item in spec.fields:
-        vector[start : start + item.size] = _SOURCES[item.name](state, goal)
-        start += item.size
-    return vector
+    parts = [_SOURCES[item.name](state, goal) for item in spec.fields]
+    for item, part in zip(spec.fields, parts, strict=True):
+        if len(part) != item.size:
+            raise ValueError(f"{item.name}: expected {item.size} values, got {len(part)}")
+    return np.concatenate(parts, out=vector, casting="same_kind")

@@ -21,11 +21,11 @@ def reader() -> JointStateReader:
 
 def test_joints_are_taken_by_name_whatever_their_order(reader: JointStateReader) -> None:
     assert reader.accept(joint_state("cab", [3, 1, 2], [30, 10, 20]), 1) is None
-    assert reader.position.tolist() == [1, 2, 3]
-    assert reader.velocity.tolist() == [10, 20, 30]
+    assert reader.position == [1, 2, 3]
+    assert reader.velocity == [10, 20, 30]
     assert reader.accept(joint_state("bca", [5, 6, 4], [50, 60, 40]), 2) is None
-    assert reader.position.tolist() == [4, 5, 6]
-    assert reader.velocity.tolist() == [40, 50, 60]
+    assert reader.position == [4, 5, 6]
+    assert reader.velocity == [40, 50, 60]
 
 
 def test_other_joints_are_ignored_in_the_same_or_in_other_messages(
@@ -33,7 +33,7 @@ def test_other_joints_are_ignored_in_the_same_or_in_other_messages(
 ) -> None:
     assert reader.accept(joint_state(["gripper", *NAMES], [9, 1, 2, 3], [9, 0, 0, 0]), 1) is None
     assert reader.accept(joint_state(["gripper"], [9], [9]), 2) is None
-    assert reader.position.tolist() == [1, 2, 3]
+    assert reader.position == [1, 2, 3]
     assert (reader.accepted, reader.received_ns) == (1, 1)
 
 
@@ -58,7 +58,7 @@ def test_a_bad_message_is_refused_with_a_reason_and_changes_nothing(
     assert reader.accept(joint_state(NAMES, [1, 2, 3], [4, 5, 6]), 1) is None
     fault = reader.accept(message, 2)  # type: ignore[arg-type]
     assert fault is not None and fault.kind is kind and text in fault.reason
-    assert reader.position.tolist() == [1, 2, 3] and reader.velocity.tolist() == [4, 5, 6]
+    assert reader.position == [1, 2, 3] and reader.velocity == [4, 5, 6]
     assert reader.received_ns == 1
     assert reader.accept(joint_state(NAMES, [7, 8, 9], [0, 0, 0]), 3) is None
 
@@ -67,7 +67,7 @@ def test_missing_velocities_are_differences_of_positions_by_stamp(
     reader: JointStateReader,
 ) -> None:
     reader.accept(joint_state(NAMES, [1, 2, 3], stamp_ns=1000 * MS), 1)
-    assert reader.velocity.tolist() == [0, 0, 0]
+    assert reader.velocity == [0, 0, 0]
     # Received late; the stamps say that 2 ms lie between them.
     reader.accept(joint_state(NAMES, [1.002, 2, 2.998], stamp_ns=1002 * MS), 9 * MS)
     np.testing.assert_allclose(reader.velocity, [1, 0, -1], atol=1e-9)
@@ -85,7 +85,7 @@ def test_messages_that_are_not_newer_do_not_count_as_fresh(reader: JointStateRea
     reader.accept(joint_state(NAMES, [1, 2, 3], stamp_ns=5 * MS), 10 * MS)
     for stamp_ns in (5 * MS, 4 * MS):
         assert reader.accept(joint_state(NAMES, [9, 9, 9], stamp_ns=stamp_ns), 20 * MS) is None
-    assert reader.position.tolist() == [1, 2, 3]
+    assert reader.position == [1, 2, 3]
     assert (reader.received_ns, reader.out_of_order) == (10 * MS, 2)
 
 

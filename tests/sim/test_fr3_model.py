@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from smfp_core.reference import velocity_towards
+from smfp_core.reference import Reference, advance_reference
 from smfp_core.robot import load_robot
 from smfp_sim.arm import ArmModel, Kinematics, SimulatedArm
 
@@ -92,14 +92,16 @@ def test_commands_stay_below_the_arms_speed_limits_near_the_ends_of_its_joints(
 ) -> None:
     limits, dt = arm.robot.limits, 1.0 / arm.robot.control_rate_hz
     b, c, low, high = np.array(SPEED_NEAR_LIMITS).T
-    for part in np.linspace(0.0, 1.0, 2000):
-        q = limits.position_min + part * (limits.position_max - limits.position_min)
-        for ours, room in (
-            (limits.position_max - q, high - q),
-            (q - limits.position_min, q - low),
-        ):
-            fastest = velocity_towards(limits, ours, limits.acceleration, dt)
-            assert np.all(fastest <= np.minimum(limits.velocity, np.sqrt(c * room) - b) + 1e-9)
+    reference = Reference.at_rest((limits.position_min + limits.position_max) / 2)
+    # To one end and then to the other, as fast as the bounds of commands allow.
+    for way in (1.0, -1.0):
+        for _ in range(round(6.0 / dt)):
+            room = high - reference.position if way > 0.0 else reference.position - low
+            fastest = np.minimum(limits.velocity, np.sqrt(c * room) - b)
+            advance_reference(limits, reference, way * limits.velocity, dt)
+            assert np.all(way * reference.velocity <= fastest + 1e-9)
+        end = limits.position_max if way > 0.0 else limits.position_min
+        np.testing.assert_allclose(reference.position, end, atol=1e-2)
 
 
 def test_home_is_free_of_contact_and_folded_poses_collide(arm: ArmModel) -> None:

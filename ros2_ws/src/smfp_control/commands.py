@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Duration
@@ -57,7 +57,7 @@ class VelocityFollower:
         """Whether zeros were sent last."""
         return not self.value.any()
 
-    def follow(self, reference: Reference, measured: FloatArray | None) -> FloatArray:
+    def follow(self, reference: Reference, measured: Sequence[float] | None) -> FloatArray:
         """Velocity [n] (rad/s) to send; ``measured`` [n] (rad) is None where it is not trusted."""
         wanted, value, step = self._wanted, self.value, self._step
         if measured is None:
@@ -83,7 +83,7 @@ def create_command_publisher(
     interface: CommandInterface,
     topic: str,
     follower: VelocityFollower,
-    measured: Callable[[], FloatArray | None],
+    measured: Callable[[], Sequence[float] | None],
 ) -> tuple[Publisher, Callable[[Reference], None]]:
     """A publisher on ``topic``, and the function that publishes a reference with it.
 

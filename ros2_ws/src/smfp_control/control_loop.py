@@ -79,14 +79,23 @@ class LoopStatistics:
     def __init__(self) -> None:
         self.cost_ns = {stage: Ring() for stage in self.STAGES}
         self.state_age_ns = Ring()
+        # What each combination that was met consists of: taking it apart is slow.
+        self._parts: dict[Intervention, list[Intervention]] = {}
         self.clear()
+
+    def count(self, kinds: Intervention) -> None:
+        """Count interventions of the filter."""
+        if kinds not in self._parts:
+            self._parts[kinds] = [kind for kind in KINDS if kind & kinds]
+        for kind in self._parts[kinds]:
+            self.interventions[kind] += 1
 
     def clear(self) -> None:
         """Start counting anew."""
         self.ticks = 0
         self.joint_states = 0
         self.policy_samples = 0
-        self.interventions = dict.fromkeys(KINDS, 0)
+        self.interventions: dict[Intervention, int] = dict.fromkeys(KINDS, 0)
         for ring in (*self.cost_ns.values(), self.state_age_ns):
             ring.clear()
 
@@ -166,8 +175,8 @@ class ControlLoop:
         self._window_ns = round(settings.deadline_window_s * 1e9)
         self._desired = Reference.at_rest(np.zeros(n))
         self._robot_state = RobotState(
-            self.reader.position,
-            self.reader.velocity,
+            np.zeros(n),
+            np.zeros(n),
             self.command.position,
             self.command.velocity,
             np.zeros(3),
@@ -294,7 +303,7 @@ class ControlLoop:
                 f"{self._settings.state_delay_limit_s * 1e3:g} ms): look at the network and at the "
                 "driver's load; if a clock was set, deactivate and activate again",
             )
-        commanded = self.command.position if self._begun else None
+        commanded = self.command.position.tolist() if self._begun else None
         return self._monitor.check(reader.position, reader.velocity, commanded)
 
     def clear_statistics(self) -> None:
@@ -355,9 +364,7 @@ class ControlLoop:
             self.safety_filter.forget()
             kinds = self._plain_filter.apply(self.command, self._zeros)
         if kinds is not Intervention.NONE:
-            for kind in KINDS:
-                if kind & kinds:
-                    statistics.interventions[kind] += 1
+            statistics.count(kinds)
         filtered = clock()
         try:
             self._send(self.command)
@@ -443,8 +450,10 @@ class ControlLoop:
     def _sample(self, goal: FloatArray) -> None:
         state = self._robot_state
         start = time.perf_counter_ns()
+        state.joint_position_rad[:] = self.reader.position
+        state.joint_velocity_rad_s[:] = self.reader.velocity
         self._kinematics.update(state)
-        self.goal_error_m = math.dist(goal, state.tool_position_m)
+        self.goal_error_m = math.dist(goal.tolist(), state.tool_position_m.tolist())
         self.statistics.policy_samples += 1
         finite = self._runner.sample(state, goal)
         self._observation_ns = self._runner.observed_ns - start

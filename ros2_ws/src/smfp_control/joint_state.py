@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
-
-import numpy as np
 
 from smfp_control.faults import Fault, FaultKind
 
@@ -47,7 +46,8 @@ class JointStateReader:
     is refused changes nothing: the last good state stays, and grows old.
 
     Attributes:
-        position, velocity: float64 [n], rad and rad/s, in the robot's joint order.
+        position, velocity: [n], rad and rad/s, in the robot's joint order. Each message makes new
+            lists of plain floats, which nobody changes.
         previous_position: the position before the last accepted message.
         received_ns: steady time at which the last message was accepted.
         elapsed_s: between that one and the one before it.
@@ -60,13 +60,8 @@ class JointStateReader:
         n = len(joint_names)
         self._joints = tuple(joint_names)
         self._names: list[str] = []
-        self._index: np.ndarray | None = None
-        self._state = np.zeros((2, n))
-        self.position, self.velocity = self._state
-        self.previous_position = np.zeros(n)
-        self._incoming = np.zeros((2, n))
-        self._new_position, self._new_velocity = self._incoming
-        self._finite = np.empty((2, n), np.bool_)
+        self._index: list[int] | None = None
+        self.position = self.velocity = self.previous_position = [0.0] * n
         self.out_of_order = 0
         self.clear()
 
@@ -102,15 +97,21 @@ class JointStateReader:
         if stamp_ns and stamp_ns <= self.stamp_ns:
             self.out_of_order += 1
             return None
-        fault = self._read(message, self._index)
+        # Read once: each access of a message's field makes a call.
+        position, velocity = message.position, message.velocity
+        fault = self._check(position, velocity)
         if fault is not None:
             return fault
         elapsed_ns = now_ns - self.received_ns
-        if not len(message.velocity):
-            self._differentiate((stamp_ns - self.stamp_ns) if stamp_ns else elapsed_ns)
         first = self.accepted == 0
-        self.previous_position[:] = self._new_position if first else self.position
-        self._state[:] = self._incoming
+        new_position = [position[i] for i in self._index]
+        if len(velocity):
+            new_velocity = [velocity[i] for i in self._index]
+        else:
+            elapsed = (stamp_ns - self.stamp_ns) if stamp_ns else elapsed_ns
+            new_velocity = self._differentiate(new_position, elapsed)
+        self.previous_position = new_position if first else self.position
+        self.position, self.velocity = new_position, new_velocity
         # A message that was held up on the way arrives shortly before the next one: then the
         # stamps tell how far apart they are. Without stamps only the arrival is known.
         stamped_ns = stamp_ns - self.stamp_ns if self.stamp_ns else 0
@@ -143,38 +144,37 @@ class JointStateReader:
                 FaultKind.INCOMPLETE_STATE, f"joint state names a joint twice: {list(names)[:12]}"
             )
         self._names = list(names)
-        self._index = np.array([where[joint] for joint in self._joints])
+        self._index = [where[joint] for joint in self._joints]
         return None
 
-    def _read(self, message: JointStateMessage, index: np.ndarray) -> Fault | None:
-        incoming, n = self._incoming, len(self._names)
-        position, velocity = message.position, message.velocity
+    def _check(self, position: Sequence[float], velocity: Sequence[float]) -> Fault | None:
+        """Whether the values of a message fit its names, and those of the joints are finite."""
+        n = len(self._names)
         if len(position) != n or (len(velocity) not in (0, n)):
             field, values = ("position", position) if len(position) != n else ("velocity", velocity)
             return Fault(
                 FaultKind.INCOMPLETE_STATE,
                 f"joint state has {len(values)} values of {field} for {n} names",
             )
-        # The index is known to be within the names; with mode="raise" a copy would be made.
-        np.asarray(position, np.float64).take(index, out=self._new_position, mode="clip")
-        if len(velocity):
-            np.asarray(velocity, np.float64).take(index, out=self._new_velocity, mode="clip")
-        else:
-            self._new_velocity[:] = self.velocity
-        np.isfinite(incoming, out=self._finite)
-        if np.count_nonzero(self._finite) != incoming.size:
-            row, i = map(int, np.argwhere(~self._finite)[0])
-            text = f"{('position', 'velocity')[row]} of {self._joints[i]} in the joint state"
-            return Fault(FaultKind.NON_FINITE_STATE, f"{text} is not finite")
+        # A sum is finite only if every value is; one that is not may be of another joint.
+        if math.isfinite(sum(position) + sum(velocity)):
+            return None
+        for field, values in (("position", position), ("velocity", velocity)):
+            for joint, i in zip(self._joints, self._index or (), strict=True):
+                if len(values) and not math.isfinite(values[i]):
+                    return Fault(
+                        FaultKind.NON_FINITE_STATE,
+                        f"{field} of {joint} in the joint state is not finite",
+                    )
         return None
 
-    def _differentiate(self, elapsed_ns: int) -> None:
-        velocity = self._new_velocity
+    def _differentiate(self, position: list[float], elapsed_ns: int) -> list[float]:
         if self.accepted == 0:
-            velocity[:] = 0.0
-        elif elapsed_ns > 0:
-            np.subtract(self._new_position, self.position, out=velocity)
-            velocity /= elapsed_ns * 1e-9
+            return [0.0] * len(position)
+        if elapsed_ns <= 0:
+            return self.velocity
+        rows = zip(position, self.position, strict=True)
+        return [(new - old) / (elapsed_ns * 1e-9) for new, old in rows]
 
 
 class PublisherWatch:

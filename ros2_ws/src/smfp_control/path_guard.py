@@ -40,6 +40,8 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,9 +74,67 @@ class Verdict(enum.Enum):
     TOOL_SPEED = enum.auto()
 
 
-def _greatest(values: FloatArray) -> float:
-    # A few values: numpy's own maximum costs several times as much.
-    return max(values.tolist())
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tick at one velocity, and what braking after it would be; plain floats, [n] each.
+
+    Attributes:
+        position: after the tick, rad.
+        velocity, speed: in the tick, rad/s.
+        step, brake: motion in the tick, and in all ticks after it, rad.
+    """
+
+    position: list[float]
+    velocity: Sequence[float]
+    speed: list[float]
+    step: list[float]
+    brake: list[float]
+
+    @classmethod
+    def of(
+        cls, state: Reference, velocity: Sequence[float], step_speed: list[float], dt: float
+    ) -> Candidate:
+        """The tick from ``state`` at ``velocity``, where braking takes ``step_speed`` a tick."""
+        speed = [abs(v) for v in velocity]
+        return cls(
+            [q + v * dt for q, v in zip(state.position.tolist(), velocity, strict=True)],
+            velocity,
+            speed,
+            [v * dt for v in speed],
+            _braking(speed, step_speed, dt),
+        )
+
+    @property
+    def whole(self) -> list[float]:
+        """Motion to the end."""
+        return [step + brake for step, brake in zip(self.step, self.brake, strict=True)]
+
+    @property
+    def signs(self) -> FloatArray:
+        """The velocities, [n, 1], for their signs."""
+        return np.array(self.velocity)[:, None]
+
+    def after(self, ticks: int, step_speed: list[float], dt: float) -> Candidate:
+        """The same so many ticks of braking later."""
+        speed = [max(v - ticks * s, 0.0) for v, s in zip(self.speed, step_speed, strict=True)]
+        brake = _braking(speed, step_speed, dt)
+        position = [
+            q + math.copysign(all_of_it - rest, v)
+            for q, v, all_of_it, rest in zip(
+                self.position, self.velocity, self.brake, brake, strict=True
+            )
+        ]
+        return Candidate(position, self.velocity, speed, [v * dt for v in speed], brake)
+
+
+def _braking(speed: list[float], step_speed: list[float], dt: float) -> list[float]:
+    """What braking from ``speed`` [n] moves each joint in the ticks after this one, rad."""
+    way = []
+    for v, step in zip(speed, step_speed, strict=True):
+        # v - step, v - 2 step, ... while positive; their number is that of whole steps.
+        count = math.floor(v / step)
+        way.append(count * dt * (v - 0.5 * (count + 1.0) * step))
+    return way
 
 
 class PathGuard:
@@ -108,7 +168,8 @@ class PathGuard:
         self._clearance, self._dt = clearance, dt
         self._acceleration = np.array(acceleration, np.float64)
         self.speed_limit_m_s = tool_speed_m_s
-        self._step_speed = self._acceleration * dt
+        # By how much a joint's speed can change in a tick, and in the time between two surveys.
+        self._step_speed: list[float] = (self._acceleration * dt).tolist()
         rows = [r for r in range(len(clearance.levers)) if collisions or not clearance.is_pair(r)]
         self._rows = rows
         self._levers = np.ascontiguousarray(clearance.levers[rows])
@@ -118,36 +179,34 @@ class PathGuard:
         self._margin: FloatArray = self._wanted_margin.copy()
         n = len(self._acceleration)
         self._survey_ticks = max(1, round(_SURVEY_PERIOD_S / dt))
+        self._gain = [self._survey_ticks * step for step in self._step_speed]
         self._until_survey = 0
         # At ``_anchor`` the slack of a row is at least this; for near rows ``_near_slack`` is.
         self._slack = np.zeros(len(rows))
-        self._anchor = np.zeros(n)
+        self._anchor = [0.0] * n
         self._near: NDArray[np.intp] = np.zeros(0, np.intp)
         self._near_levers: FloatArray = np.zeros((0, n))
         self._near_slack: FloatArray = np.zeros(0)
         self._measured: list[tuple[int, float]] = []
         self._relaxed = False
-        self._speed: FloatArray = np.zeros(n)
-        self._step: FloatArray = np.zeros(n)
-        self._brake: FloatArray = np.zeros(n)
-        self._whole: FloatArray = np.zeros(n)
-        self._position: FloatArray = np.zeros(n)
         points = len(clearance.points)
-        self._point_levers = clearance.point_levers
+        self._point_levers: list[list[float]] = clearance.point_levers.tolist()
         self._jacobians = np.zeros((points, 3, n))
         self._flat = self._jacobians.reshape(3 * points, n)
         # Joint motion since the pose of the Jacobians.
-        self._drift = np.full(n, np.inf)
+        self._drift = [math.inf] * n
         deeper = np.maximum.outer(clearance.depth, clearance.depth) == clearance.depth
         # [point, i, j]: change of column i of the Jacobian per radian of joint j; the lever of the
         # deeper of the two, and zero where either does not carry the point.
-        carries = self._point_levers > 0.0
+        carries = clearance.point_levers > 0.0
         self._bend = np.where(
-            deeper, self._point_levers[:, None, :], self._point_levers[:, :, None]
+            deeper, clearance.point_levers[:, None, :], clearance.point_levers[:, :, None]
         ) * (carries[:, None, :] & carries[:, :, None])
         self._bend = self._bend.reshape(points * n, n)
+        # Columns: now, and the moments at which single joints come to rest.
         self._moments = np.zeros(n + 1)
         self._velocities = np.zeros((n, n + 1))
+        self._flow = np.zeros((3 * points, n + 1))
         self._sum_axes = np.kron(np.eye(points), np.ones((1, 3)))
         self.blocked_row = -1
         self.speed_m_s = math.inf
@@ -183,11 +242,11 @@ class PathGuard:
         self._margin = np.where(self._is_pair, np.minimum(self._wanted_margin, half), 0.0)
         self._relaxed = bool((self._margin < self._wanted_margin).any())
         np.subtract(distance, self._margin, out=self._slack)
-        self._anchor[:] = position
+        self._anchor = position.tolist()
         self._near = self._near[:0]
         self._near_slack = self._near_slack[:0]
         self._until_survey = 0
-        self._drift[:] = np.inf
+        self._drift = [math.inf] * len(self._drift)
         self.speed_m_s = math.inf
         self.blocked_row = -1
 
@@ -197,10 +256,12 @@ class PathGuard:
         self._near = self._near[:0]
         self._near_slack = self._near_slack[:0]
         self._until_survey = 0
-        self._drift[:] = np.inf
+        self._drift = [math.inf] * len(self._drift)
         self.speed_m_s = math.inf
 
-    def judge(self, state: Reference, velocity: FloatArray, slow_enough: bool = False) -> Verdict:
+    def judge(
+        self, state: Reference, velocity: Sequence[float], slow_enough: bool = False
+    ) -> Verdict:
         """Whether the arm may move at ``velocity`` [n] (rad/s) in the coming tick.
 
         ``state`` is where the last ``commit`` (or ``begin``) left it, and ``velocity`` is within
@@ -216,46 +277,50 @@ class PathGuard:
             limit = 0.0
             if not len(self._near):
                 return Verdict.FREE
-        np.abs(velocity, out=self._speed)
-        np.multiply(self._speed, self._dt, out=self._step)
-        self._brake = self._braking_distance(self._speed)
-        np.multiply(velocity, self._dt, out=self._position)
-        self._position += state.position
+        if limit and self._creeps(velocity):
+            limit = 0.0
+            if not len(self._near):
+                return Verdict.FREE
+        candidate = Candidate.of(state, velocity, self._step_speed, self._dt)
         if len(self._near):
-            blocked = self._check_near(velocity)
+            blocked = self._check_near(candidate)
             if blocked >= 0:
                 self.blocked_row = blocked
                 return Verdict.COLLISION if self._is_pair[blocked] else Verdict.WORKSPACE
-        if limit and not self._slow_enough(velocity):
+        if limit and not self._slow_enough(candidate):
             return Verdict.TOOL_SPEED
         return Verdict.FREE
 
-    def commit(self, velocity: FloatArray, accepted: bool) -> None:
+    def commit(self, velocity: Sequence[float], accepted: bool) -> None:
         """The arm moves at ``velocity`` [n] for one tick: the judged one, or braked instead."""
         self._until_survey -= 1
-        if not len(self._near) and not self.speed_limit_m_s:
+        near = len(self._near)
+        if not near and not self.speed_limit_m_s:
             return
-        np.abs(velocity, out=self._whole)
-        self._whole *= self._dt
-        self._drift += self._whole
-        self._near_slack -= self._near_levers @ self._whole
-        if accepted:
-            for index, slack in self._measured:
-                self._near_slack[index] = slack
+        motion = [abs(v) * self._dt for v in velocity]
+        self._drift = [d + m for d, m in zip(self._drift, motion, strict=True)]
+        if near:
+            self._near_slack -= self._near_levers.dot(motion)
+            if accepted:
+                for index, slack in self._measured:
+                    self._near_slack[index] = slack
 
     def _survey(self, state: Reference) -> None:
         """Find the rows that could run out of slack before the next survey."""
         slack, near, ticks = self._slack, self._near, self._survey_ticks
-        slack -= self._levers @ np.abs(state.position - self._anchor)
-        slack[near] = self._near_slack
-        self._anchor[:] = state.position
-        speed = np.abs(state.velocity)
-        gain = ticks * self._step_speed
-        ahead = self._dt * (ticks * speed + 0.5 * (ticks + 1) * gain)
+        position, speed = state.position.tolist(), [abs(v) for v in state.velocity.tolist()]
+        moved = [abs(q - before) for q, before in zip(position, self._anchor, strict=True)]
         # Braking in steps is shorter than braking evenly, so this covers it.
-        ahead += (speed + gain) ** 2 / (2.0 * self._acceleration)
-        cost = self._levers @ ahead
-        short = np.flatnonzero(cost > slack)
+        ahead = [
+            self._dt * (ticks * v + 0.5 * (ticks + 1) * gain) + (v + gain) ** 2 / (2.0 * most)
+            for v, gain, most in zip(speed, self._gain, self._acceleration.tolist(), strict=True)
+        ]
+        spent, cost = np.dot([moved, ahead], self._levers.T)
+        slack -= spent
+        if len(near):
+            slack[near] = self._near_slack
+        self._anchor = position
+        short = (cost > slack).nonzero()[0]
         if len(short):
             if len(short) > _MOST_MEASURED:
                 short = short[np.argsort(slack[short] - cost[short])[:_MOST_MEASURED]]
@@ -269,24 +334,19 @@ class PathGuard:
             slack[kept] -= extra[kept]
             self._margin[kept] = self._wanted_margin[kept]
             self._relaxed = bool((self._margin < self._wanted_margin).any())
-        self._near = np.flatnonzero(cost > slack)
+        self._near = (cost > slack).nonzero()[0] if len(short) else self._near[:0]
         self._near_slack = slack[self._near]
         self._near_levers = self._levers[self._near]
-        self._until_survey = ticks
+        # Policies sample when motion begins, and then as often: not on the same ticks.
+        self._until_survey = ticks if any(speed) else (ticks + 2) // 3
 
-    def _braking_distance(self, speed: FloatArray) -> FloatArray:
-        """What braking from ``speed`` [n] moves each joint in the ticks after this one, rad."""
-        # speed - step, speed - 2 step, ... while positive; their number is that of whole steps.
-        count = np.floor(speed / self._step_speed)
-        return count * self._dt * (speed - 0.5 * (count + 1.0) * self._step_speed)
-
-    def _check_near(self, velocity: FloatArray) -> int:
-        """The row in the way of the candidate in ``_position`` or its braking path; -1 if none.
+    def _check_near(self, candidate: Candidate) -> int:
+        """The row in the way of the candidate or its braking path; -1 if none.
 
         Leaves what was measured at the candidate in ``_measured``.
         """
         levers, clearance = self._near_levers, self._clearance
-        index = np.flatnonzero(levers @ (self._step + self._brake) > self._near_slack)
+        index = (levers.dot(candidate.whole) > self._near_slack).nonzero()[0]
         if not len(index):
             return -1
         rows = self._near[index]
@@ -294,9 +354,9 @@ class PathGuard:
         margin = self._margin[rows]
         # A tick that could cost more than the margin might touch something on its way; points
         # cannot leave a box between two places inside.
-        over = (levers @ self._step > margin) & self._is_pair[rows]
-        pose: FloatArray = self._position
-        tick, speed, brake = 0, self._speed, self._brake
+        over = (levers.dot(candidate.step) > margin) & self._is_pair[rows]
+        pose: FloatArray = np.array(candidate.position)
+        tick, speed, brake = 0, candidate.speed, candidate.brake
         for look in range(_MOST_LOOKS):
             clearance.set_pose(pose)
             self.looks += 1
@@ -310,51 +370,57 @@ class PathGuard:
             worst = int(np.argmin(slack))
             if slack[worst] < 0.0:
                 return int(rows[worst])
-            unsettled = levers @ brake > slack
+            unsettled = levers.dot(brake) > slack
             if not np.count_nonzero(unsettled):
                 return -1
             rows, levers = rows[unsettled], levers[unsettled]
             slack, margin = slack[unsettled], margin[unsettled]
-            ticks = slack / (levers @ speed * self._dt)
+            ticks = slack / (levers.dot(speed) * self._dt)
             nearest = int(np.argmin(ticks))
             if ticks[nearest] < 1.0:
                 return int(rows[nearest])
             tick += int(ticks[nearest])
-            speed = np.maximum(self._speed - tick * self._step_speed, 0.0)
-            brake = self._braking_distance(speed)
-            pose = self._position + np.sign(velocity) * (self._brake - brake)
+            rest = candidate.after(tick, self._step_speed, self._dt)
+            pose, speed, brake = np.array(rest.position), rest.speed, rest.brake
         return int(rows[0])
 
-    def _slow_enough(self, velocity: FloatArray) -> bool:
+    def _creeps(self, velocity: Sequence[float]) -> bool:
+        """Whether no pose at all would make the guarded points too fast at ``velocity``."""
         limit = self.speed_limit_m_s
-        if _greatest(self._point_levers @ self._speed) <= limit:
-            return True
-        fresh = _greatest(self._drift) <= _DRIFT_RAD
+        return all(
+            sum([abs(lever * v) for lever, v in zip(levers, velocity, strict=True)]) <= limit
+            for levers in self._point_levers
+        )
+
+    def _slow_enough(self, candidate: Candidate) -> bool:
+        limit = self.speed_limit_m_s
+        fresh = max(self._drift) <= _DRIFT_RAD
         # An old Jacobian is tried where it may do: not at the limit, where it would be refused.
         if fresh or self.speed_m_s < _EASY_SHARE * limit:
-            self.speed_m_s = self._speed_bound(velocity)
+            self.speed_m_s = self._speed_bound(candidate)
             if fresh or self.speed_m_s <= limit:
                 return self.speed_m_s <= limit
-        self._clearance.set_pose(self._position)
+        self._clearance.set_pose(candidate.position)
         self._clearance.point_jacobians(self._jacobians)
         self.looks += 1
-        self._drift[:] = self._step
-        self.speed_m_s = self._speed_bound(velocity)
+        self._drift = candidate.step
+        self.speed_m_s = self._speed_bound(candidate)
         return self.speed_m_s <= limit
 
-    def _speed_bound(self, velocity: FloatArray) -> float:
+    def _speed_bound(self, candidate: Candidate) -> float:
         """Upper bound on the speed of the guarded points from now until the arm has braked."""
-        speed = self._speed
+        speed = np.array(candidate.speed)
         np.divide(speed, self._acceleration, out=self._moments[1:])
         left = np.multiply.outer(self._acceleration, self._moments, out=self._velocities)
         np.subtract(speed[:, None], left, out=left)
         np.maximum(left, 0.0, out=left)
-        left *= np.sign(velocity)[:, None]
-        flow = self._flat @ left
+        np.copysign(left, candidate.signs, out=left)
+        flow = np.dot(self._flat, left, out=self._flow)
         flow *= flow
-        motion = self._step * CRUISE_TICKS
-        motion += self._brake
-        motion += self._drift
-        bent = (self._bend @ motion).reshape(-1, len(speed))
-        squares = self._sum_axes @ flow
-        return math.sqrt(_greatest(squares.ravel())) + _greatest(bent @ speed)
+        squares = self._sum_axes.dot(flow)
+        motion = [
+            CRUISE_TICKS * step + brake + drift
+            for step, brake, drift in zip(candidate.step, candidate.brake, self._drift, strict=True)
+        ]
+        bent = self._bend.dot(motion).reshape(-1, len(speed)).dot(speed)
+        return math.sqrt(max(squares.ravel().tolist())) + max(bent.tolist())

@@ -301,7 +301,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         fault = self._await_state(loop, timeout_s)
         if fault is not None:
             return self._refuse("activate", f"{fault.kind.value}: {fault.reason}")
-        obstruction = loop.safety_filter.refusal(loop.reader.position)
+        obstruction = loop.safety_filter.refusal(np.array(loop.reader.position))
         if obstruction is not None:
             return self._refuse(
                 "activate", f"{obstruction}: move the arm with the robot's own controls"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Protocol
 
@@ -51,6 +52,7 @@ class PolicyRunner:
         self.noise = noise
         self.ticks_per_action = policy.action.ticks_per_action
         self._limits = ReferenceLimits.of(policy.action)
+        self._speed: list[float] = self._limits.velocity.tolist()
         self._observation = np.zeros(policy.observation.size, np.float32)
         self._action = np.zeros(policy.action.size)
         self.heading = np.zeros(policy.action.size)
@@ -68,11 +70,14 @@ class PolicyRunner:
         self.observed_ns = time.perf_counter_ns()
         self.noise.on_policy_tick()
         action = self.policy.sample(self._observation, self.noise.value)
-        if not np.isfinite(action).all():
+        values = action.tolist()
+        if not math.isfinite(sum(values)):
             return False
-        self._action[:] = action
-        np.clip(action, -1.0, 1.0, out=self.heading)
-        self.heading *= self._limits.velocity
+        self._action[:] = values
+        self.heading[:] = [
+            min(max(share, -1.0), 1.0) * speed
+            for share, speed in zip(values, self._speed, strict=True)
+        ]
         return True
 
     def advance(self, reference: Reference) -> None:

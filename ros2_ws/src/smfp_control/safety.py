@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import enum
+import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -39,17 +41,19 @@ class Intervention(enum.IntFlag):
 KINDS = tuple(kind for kind in Intervention if kind is not Intervention.NONE)
 
 
-_BLOCKED = {
-    Verdict.COLLISION: Intervention.COLLISION,
-    Verdict.WORKSPACE: Intervention.WORKSPACE,
-}
+# Plain numbers: an operation on an IntFlag takes as long as the arithmetic of six joints.
+_NON_FINITE, _POSITION, _VELOCITY, _ACCELERATION, _TOOL_SPEED, _WORKSPACE, _COLLISION = map(
+    int, KINDS
+)
+_combination = functools.cache(Intervention)
+_FREE, _TOO_FAST = Verdict.FREE, Verdict.TOOL_SPEED
 
 
 class SafetyFilter:
-    """Bounds every command. Arithmetic on preallocated arrays: a tick allocates next to nothing.
+    """Bounds every command. Works on plain floats, as ``VelocityBounds`` does and for its reason.
 
-    The bounds are those of ``smfp_core.reference.admissible_velocity``, to the bit, so that a
-    reference integrated there under the same or tighter limits passes untouched.
+    The bounds are those of ``smfp_core.reference``, to the bit, so that a reference integrated
+    there under the same or tighter limits passes untouched.
 
     With a guard the command also keeps clear of the arm itself and its surroundings, and within
     a speed limit of the tool: what the guard refuses is replaced by braking at full acceleration,
@@ -63,17 +67,13 @@ class SafetyFilter:
     """
 
     def __init__(self, limits: ReferenceLimits, dt: float, guard: PathGuard | None = None) -> None:
-        n = len(limits.velocity)
-        self._limits = limits
         self._bounds = VelocityBounds(limits, dt)
-        self._low, self._high, self._step = self._bounds.low, self._bounds.high, self._bounds.step
-        self._other = np.empty(n)
-        self._change = np.empty(n)
-        self._untouched = np.empty(n, np.bool_)
+        self._dt = dt
+        self._fastest: list[float] = limits.velocity.tolist()
+        self._step: list[float] = (limits.acceleration * dt).tolist()
         self._guard = guard
-        self._brake = np.empty(n)
         self._caution, self._caution_ticks = 0, max(1, round(_CAUTION_S / dt))
-        self._blocked_by = Intervention.NONE
+        self._blocked_by = 0
         # Held to the speed limit; and ticks left for which the velocity may stay as it is.
         self._slowed, self._cruise = False, 0
 
@@ -114,30 +114,25 @@ class SafetyFilter:
         Returns:
             What had to be changed, ``Intervention.NONE`` for a command that passed untouched.
         """
-        self._bounds.update(command.position, command.velocity)
-        low, high, velocity = self._low, self._high, command.velocity
-        # NaN passes minimum and maximum, and then fails the comparison.
-        np.maximum(desired_velocity, low, out=self._change)
-        np.minimum(self._change, high, out=self._change)
-        np.subtract(self._change, desired_velocity, out=self._other)
-        np.abs(self._other, out=self._other)
-        np.less_equal(self._other, _ROUNDING, out=self._untouched)
-        kinds = Intervention.NONE
-        if np.count_nonzero(self._untouched) != len(low):
-            finite = np.isfinite(desired_velocity)
-            wanted = np.where(finite, desired_velocity, 0.0)
-            if not finite.all():
-                kinds |= Intervention.NON_FINITE
-            kinds |= self._classify(command, wanted)
-            np.minimum(np.maximum(wanted, low), high, out=self._change)
+        position, present = command.position.tolist(), command.velocity.tolist()
+        desired = desired_velocity.tolist()
+        low, high = self._bounds.at(position, present)
+        kinds = 0
+        # NaN fails every comparison, and so becomes a bound here, which the next lines mend.
+        velocity = _clip(desired, low, high)
+        if velocity != desired:
+            wanted = [x if math.isfinite(x) else 0.0 for x in desired]
+            velocity = _clip(wanted, low, high)
+            kinds = self._classify(present, desired, wanted, low, high)
         if self._guard is not None:
-            kinds |= self._keep_clear(
-                self._guard, command, desired_velocity if heading is None else heading
+            towards = desired if heading is None else heading.tolist()
+            velocity, more = self._keep_clear(
+                self._guard, command, present, velocity, towards, low, high
             )
-        velocity[:] = self._change
-        np.multiply(self._change, self._bounds.periods, self._change)
-        np.add(command.position, self._change, command.position)
-        return kinds
+            kinds |= more
+        command.velocity[:] = velocity
+        command.position[:] = [q + v * self._dt for q, v in zip(position, velocity, strict=True)]
+        return _combination(kinds)
 
     def forget(self) -> None:
         """Trust nothing measured before; for use after ``apply`` raised."""
@@ -146,109 +141,130 @@ class SafetyFilter:
             self._guard.forget()
 
     def _keep_clear(
-        self, guard: PathGuard, command: Reference, heading: FloatArray
-    ) -> Intervention:
-        """Replace the velocity in ``_change`` by one that the guard accepts, or by braking."""
-        wanted, brake = self._change, self._brake
-        np.minimum(self._high, 0.0, out=brake)
-        np.maximum(brake, self._low, out=brake)
-        if not np.count_nonzero(wanted != brake):
+        self,
+        guard: PathGuard,
+        command: Reference,
+        present: list[float],
+        wanted: list[float],
+        heading: list[float],
+        low: list[float],
+        high: list[float],
+    ) -> tuple[list[float], int]:
+        """``wanted`` if the guard accepts it, else a velocity that it accepts, or braking."""
+        brake = [
+            least if least > 0.0 else greatest if greatest < 0.0 else 0.0
+            for least, greatest in zip(low, high, strict=True)
+        ]
+        if wanted == brake:
             self._cruise = 0
             guard.commit(wanted, accepted=False)
-            return Intervention.NONE
-        kinds = Intervention.NONE
+            return wanted, 0
+        kinds = 0
         if self._caution:
             self._caution -= 1
-            kinds = self._hold_back(command.velocity)
-        cruising = bool(self._cruise) and self._keep_pace(command.velocity)
+            # No joint becomes faster than it is, nor turns round.
+            slower = _towards_rest(wanted, present)
+            if slower != wanted:
+                wanted, kinds = slower, self._blocked_by
+        # The velocity stays as it is if every joint is to be as fast or faster.
+        cruising = bool(self._cruise) and _towards_rest(wanted, present) == present
         if cruising:
             self._cruise -= 1
-            kinds |= Intervention.TOOL_SPEED
+            wanted = present
+            kinds |= _TOOL_SPEED
         elif self._slowed:
-            kinds |= self._follow(heading)
+            followed = self._follow(wanted, heading, low, high)
+            if followed != wanted:
+                wanted = followed
+                kinds |= _TOOL_SPEED
         verdict = guard.judge(command, wanted, cruising)
-        if verdict is Verdict.TOOL_SPEED:
-            kinds |= Intervention.TOOL_SPEED
+        if verdict is _TOO_FAST:
+            kinds |= _TOOL_SPEED
             self._slowed = True
-            slower = self._other
-            np.multiply(wanted, _SPEED_SHARE * guard.speed_limit_m_s / guard.speed_m_s, out=slower)
-            np.maximum(slower, self._low, out=wanted)
-            np.minimum(wanted, self._high, out=wanted)
-            verdict = guard.judge(command, wanted, not np.count_nonzero(wanted != slower))
-        if verdict in _BLOCKED:
-            self._blocked_by = _BLOCKED[verdict]
-            self._caution = self._caution_ticks
-            kinds |= self._blocked_by
-        if verdict is not Verdict.FREE:
+            share = _SPEED_SHARE * guard.speed_limit_m_s / guard.speed_m_s
+            slower = [share * v for v in wanted]
+            wanted = _clip(slower, low, high)
+            verdict = guard.judge(command, wanted, wanted == slower)
+        accepted = verdict is _FREE
+        if accepted:
+            if self._slowed and not cruising:
+                self._cruise = CRUISE_TICKS - 1
+        else:
+            if verdict is not _TOO_FAST:
+                self._blocked_by = _WORKSPACE if verdict is Verdict.WORKSPACE else _COLLISION
+                self._caution = self._caution_ticks
+                kinds |= self._blocked_by
             self._cruise = 0
-            wanted[:] = brake
-        elif self._slowed and not cruising:
-            self._cruise = CRUISE_TICKS - 1
-        guard.commit(wanted, accepted=verdict is Verdict.FREE)
-        return kinds
+            wanted = brake
+        guard.commit(wanted, accepted)
+        return wanted, kinds
 
-    def _follow(self, heading: FloatArray) -> Intervention:
-        """Turn ``_change`` into the direction of ``heading``, at the pace that it has.
+    def _follow(
+        self, wanted: list[float], heading: list[float], low: list[float], high: list[float]
+    ) -> list[float]:
+        """Turn ``wanted`` into the direction of ``heading``, at the pace that it has.
 
         Bounded by its acceleration, each joint gains the same each tick; scaled down every time,
         the motion would end up with all joints equally fast.
         """
-        wanted = self._change
-        sizes = [abs(speed) for speed in heading.tolist()]
-        pace, size = max(map(abs, wanted.tolist())), max(sizes)
+        sizes = [abs(speed) for speed in heading]
+        pace, size = max([abs(speed) for speed in wanted]), max(sizes)
         # The sum, unlike the maximum, is finite only if every value is.
         if not (pace < size and math.isfinite(sum(sizes))):
             self._slowed = False
-            return Intervention.NONE
-        np.multiply(heading, pace / size, out=self._other)
-        np.maximum(self._other, self._low, out=self._other)
-        np.minimum(self._other, self._high, out=self._other)
-        if not np.count_nonzero(self._other != wanted):
-            return Intervention.NONE
-        wanted[:] = self._other
-        return Intervention.TOOL_SPEED
+            return wanted
+        share = pace / size
+        return _clip([share * speed for speed in heading], low, high)
 
-    def _hold_back(self, velocity: FloatArray) -> Intervention:
-        """Let no joint in ``_change`` become faster than it is, nor turn round."""
-        self._bound_by(velocity)
-        if not np.count_nonzero(self._other != self._change):
-            return Intervention.NONE
-        self._change[:] = self._other
-        return self._blocked_by
+    def _classify(
+        self,
+        present: list[float],
+        desired: list[float],
+        wanted: list[float],
+        low: list[float],
+        high: list[float],
+    ) -> int:
+        """Why ``wanted``, which is ``desired`` where that is finite, is not within its bounds."""
+        kinds = 0
+        if wanted != desired:
+            kinds |= _NON_FINITE
+        rows = zip(present, wanted, low, high, self._fastest, self._step, strict=True)
+        for v, x, least, greatest, limit, step in rows:
+            above, below = x > greatest + _ROUNDING, x < least - _ROUNDING
+            if not (above or below):
+                continue
+            if abs(x) > limit + _ROUNDING:
+                kinds |= _VELOCITY
+            if x > v + step + _ROUNDING or x < v - step - _ROUNDING:
+                kinds |= _ACCELERATION
+            # Bounds tighter than these two explain come from the room left for braking.
+            if above and greatest < min(limit, v + step) - _ROUNDING:
+                kinds |= _POSITION
+            if below and least > max(-limit, v - step) + _ROUNDING:
+                kinds |= _POSITION
+        return kinds
 
-    def _keep_pace(self, velocity: FloatArray) -> bool:
-        """Keep the velocity as it is if every joint in ``_change`` is to be as fast or faster."""
-        self._bound_by(velocity)
-        if np.count_nonzero(self._other != velocity):
-            return False
-        self._change[:] = velocity
-        return True
 
-    def _bound_by(self, velocity: FloatArray) -> None:
-        """Write ``_change`` to ``_other``, cut to the range between rest and ``velocity``."""
-        np.minimum(velocity, 0.0, out=self._other)
-        np.maximum(self._change, self._other, out=self._other)
-        np.minimum(self._other, np.maximum(velocity, 0.0), out=self._other)
+def _clip(values: list[float], low: list[float], high: list[float]) -> list[float]:
+    """Each of ``values`` within its bounds; the upper one for what is no number."""
+    return [
+        x if least <= x <= greatest else least if x < least else greatest
+        for x, least, greatest in zip(values, low, high, strict=True)
+    ]
 
-    def _classify(self, command: Reference, desired: FloatArray) -> Intervention:
-        limits, low, high, step = self._limits, self._low, self._high, self._step
-        kinds = Intervention.NONE
-        above, below = desired > high + _ROUNDING, desired < low - _ROUNDING
-        if ((above | below) & (np.abs(desired) > limits.velocity + _ROUNDING)).any():
-            kinds |= Intervention.VELOCITY
-        fastest, slowest = command.velocity + step, command.velocity - step
-        sudden = (desired > fastest + _ROUNDING) | (desired < slowest - _ROUNDING)
-        if ((above | below) & sudden).any():
-            kinds |= Intervention.ACCELERATION
-        # Bounds tighter than these two explain come from the room left for braking.
-        upper = np.minimum(limits.velocity, fastest)
-        lower = np.maximum(-limits.velocity, slowest)
-        braking = (above & (high < upper - _ROUNDING)) | (below & (low > lower + _ROUNDING))
-        return kinds | Intervention.POSITION if braking.any() else kinds
+
+def _towards_rest(wanted: list[float], present: list[float]) -> list[float]:
+    """Each of ``wanted``, cut to the range between rest and ``present``."""
+    return [
+        (0.0 if x < 0.0 else x if x < v else v)
+        if v > 0.0
+        else (0.0 if x > 0.0 else x if x > v else v)
+        for x, v in zip(wanted, present, strict=True)
+    ]
 
 
 class StateMonitor:
-    """Checks that the measured arm is where and as fast as it can be. No allocation when it is.
+    """Checks that the measured arm is where and as fast as it can be.
 
     Args:
         robot: gives names and hard limits (data sheet, without the margin of commands).
@@ -264,40 +280,47 @@ class StateMonitor:
         tracking_error_rad: float,
         jump_rad: float,
     ) -> None:
-        n = len(robot.joints)
         self._names = robot.joint_names
-        self._low = np.array([joint.position_rad[0] for joint in robot.joints])
-        self._high = np.array([joint.position_rad[1] for joint in robot.joints])
-        self._centre = (self._low + self._high) / 2.0
-        self._velocity = np.array([joint.velocity_rad_s for joint in robot.joints])
-        self._velocity *= 1.0 + velocity_tolerance
+        self._low = [joint.position_rad[0] for joint in robot.joints]
+        self._high = [joint.position_rad[1] for joint in robot.joints]
+        self._velocity = [
+            joint.velocity_rad_s * (1.0 + velocity_tolerance) for joint in robot.joints
+        ]
         self._tracking_error = tracking_error_rad
         self._jump = jump_rad
-        # Rows: position from the middle of its range, velocity, command from position.
-        self._values = np.empty((3, n))
-        self._bounds = np.array(
-            [
-                (self._high - self._low) / 2.0,
-                self._velocity,
-                np.full(n, tracking_error_rad),
-            ]
-        )
-        self._within = np.empty((3, n), np.bool_)
-        self._difference = np.empty(n)
+        self._bounds = list(zip(self._low, self._high, self._velocity, strict=True))
 
     def check(
-        self, position: FloatArray, velocity: FloatArray, commanded: FloatArray | None
+        self,
+        position: Sequence[float],
+        velocity: Sequence[float],
+        commanded: Sequence[float] | None,
     ) -> Fault | None:
         """Measured position and velocity [n], and the commanded position if there is one."""
-        values = self._values
-        np.subtract(position, self._centre, out=values[0])
-        values[1] = velocity
-        np.subtract(position if commanded is None else commanded, position, out=values[2])
-        np.abs(values, out=values)
-        np.less_equal(values, self._bounds, out=self._within)
-        if np.count_nonzero(self._within) == values.size:
+        commanded = position if commanded is None else commanded
+        rows = zip(position, velocity, commanded, self._bounds, strict=True)
+        far = self._tracking_error
+        # Comparisons that NaN fails, too.
+        for at, speed, command, (low, high, fastest) in rows:
+            if not (low <= at <= high and -fastest <= speed <= fastest):
+                break
+            if not -far <= command - at <= far:
+                break
+        else:
             return None
-        row, i = map(int, np.argwhere(~self._within)[0])
+        return self._name(np.array(position), np.array(velocity), np.array(commanded))
+
+    def _name(self, position: FloatArray, velocity: FloatArray, commanded: FloatArray) -> Fault:
+        """What is wrong: a position before a velocity, a velocity before a distance."""
+        distance = np.abs(commanded - position)
+        within = np.array(
+            [
+                (position >= self._low) & (position <= self._high),
+                np.abs(velocity) <= self._velocity,
+                distance <= self._tracking_error,
+            ]
+        )
+        row, i = map(int, np.argwhere(~within)[0])
         name = self._names[i]
         if row == 0:
             return Fault(
@@ -312,20 +335,24 @@ class StateMonitor:
             )
         return Fault(
             FaultKind.TRACKING_ERROR,
-            f"{name} is {values[2, i]:.3f} rad from its command (limit "
+            f"{name} is {distance[i]:.3f} rad from its command (limit "
             f"{self._tracking_error:g}): does the controller take the commands, is the arm free? "
             "Deactivate, reset and activate to start again from where it is",
         )
 
-    def check_jump(self, before: FloatArray, after: FloatArray, elapsed_s: float) -> Fault | None:
+    def check_jump(
+        self, before: Sequence[float], after: Sequence[float], elapsed_s: float
+    ) -> Fault | None:
         """Two successive positions [n] (rad) that lie ``elapsed_s`` apart."""
-        difference = self._difference
-        np.subtract(after, before, out=difference)
-        np.abs(difference, out=difference)
+        jump = self._jump
         # Nearly always so, and quick to see.
-        if max(difference.tolist()) <= self._jump:
+        for one, other in zip(before, after, strict=True):
+            if not -jump <= other - one <= jump:
+                break
+        else:
             return None
-        bound = self._jump + self._velocity * elapsed_s
+        difference = np.abs(np.subtract(after, before))
+        bound = jump + np.array(self._velocity) * elapsed_s
         if (difference <= bound).all():
             return None
         i = int(np.argmax(difference - bound))

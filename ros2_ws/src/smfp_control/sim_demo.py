@@ -218,7 +218,7 @@ class Demo:
         while not row.reached and row.time_s < timeout_s and self.scene.fault == "none":
             self._step()
             now = time.monotonic()
-            tool = self._kinematics.tool_position(self._reader.position)
+            tool = self._kinematics.tool_position(np.array(self._reader.position))
             row.error_m, row.time_s = math.dist(goal, tool), now - start
             if row.error_m > _TOLERANCE_M:
                 inside_since = None
