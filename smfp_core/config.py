@@ -18,8 +18,8 @@ class TrainConfig:
     """Gymnasium id; ``module:id`` imports the module that registers it."""
     env_kwargs: dict[str, str] = field(default_factory=dict)
     """Keyword arguments of the environment."""
-    agent: Literal["smfp"] = "smfp"
-    """Learning algorithm."""
+    agent: Literal["smfp", "flow", "sac", "td3", "crossq"] = "smfp"
+    """Learning algorithm; ``flow`` is smfp with a policy of ``flow_steps`` evaluations."""
     seed: int = 0
     """Seed of networks, noise, replay draws and episodes."""
     steps: int = 100_000
@@ -45,13 +45,29 @@ class TrainConfig:
     critic_learning_rate: float = 3e-4
     """Adam step size of the critics."""
     temperature_learning_rate: float = 3e-4
-    """Adam step size of the temperature."""
+    """Adam step size of the temperature; 0 keeps ``initial_temperature``."""
     actor_hidden: tuple[int, ...] = (256, 256)
     """Widths of the actor's hidden layers."""
     critic_hidden: tuple[int, ...] = (256, 256)
     """Widths of each critic's hidden layers."""
+    critic: Literal["twin", "crossq"] = "twin"
+    """Critics of smfp and flow: with target networks, or BatchRenorm without. sac and td3 have the
+    former, crossq the latter."""
+    critic_layer_norm: bool = True
+    """LayerNorm in twin critics."""
+    normalize_observations: bool = True
+    """Whether networks see observations less their running mean, over their running deviation."""
+    adam_momentum: float = 0.9
+    """Adam's first-moment decay, of actor and critics."""
+    policy_delay: int = 0
+    """Critic updates for each one of the actor; 0: what the algorithm's paper has (td3 2, crossq 3,
+    others 1)."""
     entropy: Literal["marginal", "conditional"] = "marginal"
     """Entropy estimator; ``conditional`` lets separated modes collapse."""
+    mirror: bool = True
+    """Whether the mirror-descent regression is part of the actor's loss."""
+    flow_steps: int = 10
+    """Network evaluations of one sample of ``flow``."""
     loss_candidates: int = 4
     """K: noise draws in the entropy estimate and candidates of the mirror step."""
     act_candidates: int = 8
@@ -68,6 +84,11 @@ class TrainConfig:
     """Standard deviation, in half-ranges of the box, whose entropy the temperature aims at."""
     initial_temperature: float = 0.1
     """Temperature before the first update."""
+    exploration_std: float = 0.1
+    """Standard deviation of td3's exploration noise, in half-ranges of the box."""
+    compile: bool = True
+    """Compile the update as one graph; a minute once, then faster. Eager gives the same numbers up
+    to rounding."""
     eval_every: int = 5_000
     """Steps between evaluations."""
     eval_episodes: int = 10
@@ -76,6 +97,8 @@ class TrainConfig:
     """Steps between checkpoints."""
     log_every: int = 500
     """Steps between rows of the training log."""
+    best_of_k: int = 8
+    """Draws that the evaluation mode ``best_of_k`` chooses from by Q."""
     noise_choices: int = 8
     """Noise vectors tried, zero among them, for the deterministic mode at the end of training."""
 
@@ -83,18 +106,24 @@ class TrainConfig:
         positive = (
             "steps n_step updates_per_round update_every batch_size replay_capacity "
             "loss_candidates eval_every eval_episodes checkpoint_every log_every noise_choices "
-            "actor_learning_rate critic_learning_rate temperature_learning_rate "
-            "mirror_step target_std initial_temperature"
+            "actor_learning_rate critic_learning_rate mirror_step target_std initial_temperature "
+            "flow_steps best_of_k"
         )
         for name in positive.split():
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}: must be positive, got {getattr(self, name)}")
-        for name in ("warmup_steps", "mirror_weight", "bound_penalty", "seed"):
+        not_negative = (
+            "warmup_steps mirror_weight bound_penalty seed policy_delay exploration_std "
+            "temperature_learning_rate"
+        )
+        for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: must not be negative, got {getattr(self, name)}")
         for name in ("discount", "target_rate", "previous_rate"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}: must lie in (0, 1], got {getattr(self, name)}")
+        if not 0.0 <= self.adam_momentum < 1.0:
+            raise ConfigError(f"adam_momentum: must lie in [0, 1), got {self.adam_momentum}")
         if self.act_candidates < 2 or self.act_candidates % 2:
             raise ConfigError("act_candidates: must be even and at least 2 (TD targets take half)")
         if not self.actor_hidden or not self.critic_hidden:

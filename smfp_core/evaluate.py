@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluate a run or a policy file: python -m smfp_core.evaluate RUN_OR_ONNX --episodes 200
 
-Two modes, never mixed. *deterministic*: one fixed noise vector for every step, chosen at the end
+Three modes, never mixed. *deterministic*: one fixed noise vector for every step, chosen at the end
 of training (zero noise need not be a good action of a multimodal policy: between two modes it is
-neither). *sampled*: new noise at every step. Both are the deployed one-step sample g(s, e, 1).
+neither). *sampled*: new noise at every step. Both are the deployed sample, of one network
+evaluation for SMFP. *best_of_k*: of K such samples the one with the highest Q; it needs the
+critics, which a policy file has not.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import gymnasium
 import imageio.v3 as imageio
@@ -26,20 +29,36 @@ from rich.table import Table
 
 from smfp_core import checkpoint
 from smfp_core.atomic import write_atomically
-from smfp_core.collector import EVALUATION, episode_seed, make_env
+from smfp_core.collector import EVALUATION, episode_seed, make_env, sizes
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.policy_file import PolicyFile
 from smfp_core.provenance import here
 from smfp_core.strict import ConfigError, from_mapping, to_mapping
 
-Sampler = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-Mode = Literal["deterministic", "sampled"]
-MODES: tuple[Mode, ...] = ("deterministic", "sampled")
+if TYPE_CHECKING:
+    from smfp_core.agents import Agent
+
+Policy = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
+"""(observation [n_obs], the episode's generator) to action [n_act]."""
+ActionValue = Callable[[NDArray[np.float32], NDArray[np.float32]], float]
+Mode = Literal["deterministic", "sampled", "best_of_k"]
+
+
+class Sampler(Protocol):
+    """An agent, or a policy file: (observation [n_obs], noise [n_act]) to action [n_act]."""
+
+    def sample(
+        self, observation: NDArray[np.float32], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Outcome of a number of episodes in one mode. Success and error: None where undefined."""
+    """Outcome of a number of episodes in one mode. None where undefined.
+
+    ``q_excess`` is by how much Q of the first state and action exceeds the episode's discounted
+    return, on average: the critics' overestimation, their entropy bonus included.
+    """
 
     mode: Mode
     episodes: int
@@ -47,39 +66,67 @@ class Evaluation:
     return_std: float
     success_rate: float | None
     final_error_median_m: float | None
+    q_excess: float | None
+
+
+def deterministic(sampler: Sampler, noise: NDArray[np.float32]) -> Policy:
+    """The policy with one fixed noise [n_act]."""
+    return lambda observation, rng: sampler.sample(observation, noise)
+
+
+def policies(sampler: Sampler, noise: NDArray[np.float32]) -> dict[Mode, Policy]:
+    """The modes that need no critics; ``noise`` [n_act] is that of the deterministic one."""
+    size = len(noise)
+    return {
+        "deterministic": deterministic(sampler, noise),
+        "sampled": lambda o, rng: sampler.sample(o, rng.standard_normal(size, np.float32)),
+    }
+
+
+def agent_policies(agent: Agent, noise: NDArray[np.float32]) -> dict[Mode, Policy]:
+    """All modes of an agent."""
+    shape = (agent.config.best_of_k, agent.n_act)
+    return {
+        **policies(agent, noise),
+        "best_of_k": lambda o, rng: agent.best_of(o, rng.standard_normal(shape, np.float32)),
+    }
 
 
 def run_episodes(
     env: gymnasium.Env,
-    sampler: Sampler,
     mode: Mode,
-    fixed_noise: NDArray[np.float32],
+    policy: Policy,
     seeds: list[int],
+    value: tuple[ActionValue, float] | None = None,
 ) -> Evaluation:
     """Run one episode a seed.
 
     Args:
         env: from ``make_env``.
-        sampler: (observation [n_obs], noise [n_act]) to action [n_act].
-        mode: which noise the sampler is given.
-        fixed_noise: noise of the deterministic mode, [n_act].
-        seeds: seeds of the episodes; they also seed the sampled noise.
+        mode: name of the policy's mode.
+        policy: what acts.
+        seeds: seeds of the episodes, and of the policy's noise in them.
+        value: Q and the discount that it was learned with, for ``q_excess``.
     """
-    returns, successes, errors = [], [], []
+    returns, successes, errors, excesses = [], [], [], []
     for seed in seeds:
         rng = np.random.default_rng(seed)
-        raw, _ = env.reset(seed=seed)
-        total, done = 0.0, False
+        observation = np.asarray(env.reset(seed=seed)[0], np.float32)
+        rewards: list[float] = []
+        done, predicted = False, 0.0
         info: dict[str, Any] = {}
         while not done:
-            noise = fixed_noise
-            if mode == "sampled":
-                noise = rng.standard_normal(len(fixed_noise), np.float32)
-            action = sampler(np.asarray(raw, np.float32), noise)
+            action = policy(observation, rng)
+            if value and not rewards:
+                predicted = value[0](observation, action)
             raw, reward, terminated, truncated, info = env.step(action)
-            total += float(reward)
+            observation = np.asarray(raw, np.float32)
+            rewards.append(float(reward))
             done = terminated or truncated
-        returns.append(total)
+        returns.append(sum(rewards))
+        if value:
+            discounts = value[1] ** np.arange(len(rewards))
+            excesses.append(predicted - float(discounts @ np.array(rewards)))
         if "is_success" in info:
             successes.append(float(info["is_success"]))
         if "distance_m" in info:
@@ -91,28 +138,44 @@ def run_episodes(
         float(np.std(returns)),
         float(np.mean(successes)) if successes else None,
         float(np.median(errors)) if errors else None,
+        float(np.mean(excesses)) if excesses else None,
     )
+
+
+def load_agent(run: Path) -> tuple[Agent, gymnasium.Env]:
+    """The agent of a run's newest checkpoint, and an environment for it.
+
+    Raises:
+        ConfigError, CheckpointError: the run is incomplete or of another version.
+    """
+    from smfp_core.agents import make_agent  # torch: a policy file is evaluated without it
+
+    config = dataclasses.replace(load_config(run / "config.yaml"), compile=False)
+    env = make_env(config.env_id, config.env_kwargs)
+    agent = make_agent(config, *sizes(env))
+    agent.restore(checkpoint.load_agent_tensors(checkpoint.latest(run / "checkpoints")))
+    return agent, env
 
 
 def film(
     config: TrainConfig,
-    sampler: Sampler,
-    noise: NDArray[np.float32],
+    policy: Policy,
     seeds: list[int],
     path: Path,
 ) -> None:
-    """Write one deterministic episode a seed to a film; its suffix says the format."""
+    """Write one episode a seed to a film; its suffix says the format."""
     env = make_env(config.env_id, config.env_kwargs, render_mode="rgb_array")
     stride = 4 if path.suffix == ".gif" else 2  # a GIF at full rate and size would be huge
     frames: list[NDArray[np.uint8]] = []
     for seed in seeds:
         raw, _ = env.reset(seed=seed)
+        rng = np.random.default_rng(seed)
         done, step = False, 0
         while not done:
             if step % stride == 0:
                 frame = np.asarray(env.render(), np.uint8)
                 frames.append(frame[::2, ::2] if path.suffix == ".gif" else frame)
-            raw, _, terminated, truncated, _ = env.step(sampler(np.asarray(raw, np.float32), noise))
+            raw, _, terminated, truncated, _ = env.step(policy(np.asarray(raw, np.float32), rng))
             done, step = terminated or truncated, step + 1
     rate_hz = env.metadata["render_fps"] / stride
     env.close()
@@ -149,46 +212,33 @@ class Arguments:
     """Episodes in the film."""
 
 
-def _load(
-    path: Path,
-) -> tuple[TrainConfig, Sampler, NDArray[np.float32], gymnasium.Env]:
+def _load(path: Path) -> tuple[TrainConfig, gymnasium.Env, dict[Mode, Policy]]:
     if path.suffix == ".onnx":
         file = PolicyFile.load(path)
         config = from_mapping(TrainConfig, file.metadata.training.config)
-        return (
-            config,
-            file.sample,
-            file.deterministic_noise,
-            make_env(config.env_id, config.env_kwargs),
-        )
+        env = make_env(config.env_id, config.env_kwargs)
+        return config, env, policies(file, file.deterministic_noise)
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run or policy file")
-    from smfp_core.agents.smfp import SmfpAgent
-
-    config = load_config(path / "config.yaml")
-    env = make_env(config.env_id, config.env_kwargs)
-    assert env.observation_space.shape is not None
-    assert env.action_space.shape is not None
-    n_act = env.action_space.shape[0]
-    agent = SmfpAgent(config, env.observation_space.shape[0], n_act)
-    agent.restore(checkpoint.load_agent_tensors(checkpoint.latest(path / "checkpoints")))
-    return config, agent.sample, deterministic_noise(path, n_act), env
+    agent, env = load_agent(path)
+    return agent.config, env, agent_policies(agent, deterministic_noise(path, agent.n_act))
 
 
 def main() -> None:
     """Entry point of ``python -m smfp_core.evaluate``."""
     arguments = tyro.cli(Arguments, prog="python -m smfp_core.evaluate")
     try:
-        config, sampler, noise, env = _load(arguments.policy)
+        config, env, modes = _load(arguments.policy)
     except ValueError as error:
         sys.exit(f"error: {error}")
     started = time.monotonic()
     seeds = [episode_seed(arguments.seed, EVALUATION, i) for i in range(arguments.episodes)]
-    results = [run_episodes(env, sampler, mode, noise, seeds) for mode in MODES]
+    results = [run_episodes(env, mode, policy, seeds) for mode, policy in modes.items()]
     env.close()
     if arguments.video:
         try:
-            film(config, sampler, noise, seeds[: arguments.video_episodes], arguments.video)
+            chosen = seeds[: arguments.video_episodes]
+            film(config, modes["deterministic"], chosen, arguments.video)
         except RuntimeError as error:  # a computer without OpenGL: the text says what to install
             sys.exit(f"error: --video: {error}")
     table = Table(title=f"{config.env_id}, {arguments.episodes} episodes a mode")

@@ -23,12 +23,13 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from smfp_core import checkpoint
+from smfp_core.agents.flow import FlowAgent
 from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.atomic import write_atomically
-from smfp_core.collector import make_env
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.contract import PolicyContract, contract_of, keep_contract
-from smfp_core.evaluate import deterministic_noise
+from smfp_core.evaluate import deterministic_noise, load_agent
+from smfp_core.meanflow import MeanFlowActor
 from smfp_core.policy_file import (
     METADATA_KEY,
     SCHEMA,
@@ -77,7 +78,8 @@ def policy_graph(agent: SmfpAgent) -> onnx.ModelProto:
         inputs = [x, constant(f"{name}.weight", weight.T), constant(f"{name}.bias", bias)]
         return node("Gemm", inputs, name)
 
-    actor, normalizer = agent.actor, agent.normalizer
+    actor, normalizer = agent.actor.module, agent.normalizer
+    assert isinstance(actor, MeanFlowActor)
     # Subtraction and division exactly as in training, not folded into the first layer: folding
     # would round differently.
     centred = node("Sub", ["observation", constant("mean", normalizer.mean.float())], "centred")
@@ -173,22 +175,22 @@ def export_run(run: Path, output: Path) -> PolicyFile:
         ConfigError, CheckpointError: the run is incomplete, or its task has no policy contract.
         PolicyFileError: the file does not pass its own checks.
     """
+    agent, env = load_agent(run)
     config = load_config(run / "config.yaml")
-    env = make_env(config.env_id, config.env_kwargs)
     contract = contract_of(env)
     if contract is None:
         raise ConfigError(f"env_id: '{config.env_id}' drives no robot: nothing to export for")
+    if not isinstance(agent, SmfpAgent) or isinstance(agent, FlowAgent):
+        raise ConfigError(f"agent: '{config.agent}' is a baseline; only smfp can be exported")
     keep_contract(run, env)
     env.close()
-    tensors, arrays, values = checkpoint.load(checkpoint.latest(run / "checkpoints"))
-    n_obs, n_act = contract.observation.size, contract.action.size
-    agent = SmfpAgent(config, n_obs, n_act)
-    agent.restore(tensors)
+    _, arrays, values = checkpoint.load(checkpoint.latest(run / "checkpoints"))
+    n_obs = contract.observation.size
     rows = arrays["replay.rows"]
     chosen = np.linspace(0, len(rows) - 1, GOLDEN_ROWS).astype(int)
     observations = np.ascontiguousarray(rows[chosen, :n_obs], np.float32)
     golden = golden_vectors(agent, observations, config.seed)
-    noise = deterministic_noise(run, n_act)
+    noise = deterministic_noise(run, agent.n_act)
     origin = read_provenance(run)
     metadata = policy_metadata(
         agent, config, contract, noise, golden, values["step"], origin.git_revision

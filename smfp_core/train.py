@@ -24,7 +24,7 @@ import tyro
 import yaml
 
 from smfp_core import checkpoint
-from smfp_core.agents.smfp import SmfpAgent
+from smfp_core.agents import make_agent
 from smfp_core.atomic import write_atomically
 from smfp_core.collector import (
     EVALUATION,
@@ -32,10 +32,11 @@ from smfp_core.collector import (
     Collector,
     episode_seed,
     make_env,
+    sizes,
 )
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.contract import keep_contract
-from smfp_core.evaluate import MODES, run_episodes
+from smfp_core.evaluate import agent_policies, deterministic, run_episodes
 from smfp_core.progress import RunLog
 from smfp_core.provenance import keep_provenance
 from smfp_core.replay import MultiStep, ReplayBuffer
@@ -58,13 +59,8 @@ class Trainer:
         self.env = make_env(config.env_id, config.env_kwargs)
         keep_contract(folder, self.env)
         self.eval_env = make_env(config.env_id, config.env_kwargs)
-        assert self.env.observation_space.shape is not None
-        assert self.env.action_space.shape is not None
-        (n_obs,), (self.n_act,) = (
-            self.env.observation_space.shape,
-            self.env.action_space.shape,
-        )
-        self.agent = SmfpAgent(config, n_obs, self.n_act)
+        n_obs, self.n_act = sizes(self.env)
+        self.agent = make_agent(config, n_obs, self.n_act)
         self.replay = ReplayBuffer(min(config.replay_capacity, config.steps), n_obs, self.n_act)
         self.multi_step = MultiStep(self.replay, config.n_step, config.discount)
         self.rng = np.random.default_rng(config.seed)
@@ -89,7 +85,8 @@ class Trainer:
         if self.step < config.steps:
             self.save()
             return False
-        self._choose_noise()
+        if self.agent.CHOOSES_NOISE:
+            self._choose_noise()
         return True
 
     def _advance(self, log: RunLog) -> dict[str, torch.Tensor]:
@@ -125,8 +122,9 @@ class Trainer:
         seeds = [
             episode_seed(self.config.seed, EVALUATION, i) for i in range(self.config.eval_episodes)
         ]
-        for mode in MODES:
-            result = run_episodes(self.eval_env, self.agent.sample, mode, noise, seeds)
+        value = (self.agent.q, self.config.discount)
+        for mode, policy in agent_policies(self.agent, noise).items():
+            result = run_episodes(self.eval_env, mode, policy, seeds, value)
             log.evaluation(self.step, self.wall_s, result)
 
     def _choose_noise(self) -> None:
@@ -138,7 +136,7 @@ class Trainer:
         seeds = [episode_seed(self.config.seed, NOISE_CHOICE, i) for i in episodes]
         returns = [
             run_episodes(
-                self.eval_env, self.agent.sample, "deterministic", choice, seeds
+                self.eval_env, "deterministic", deterministic(self.agent, choice), seeds
             ).return_mean
             for choice in choices
         ]
@@ -154,7 +152,9 @@ class Trainer:
         arrays |= {f"multi_step.{k}": v for k, v in self.multi_step.state().items()}
         arrays |= {f"collector.{k}": v for k, v in self.collector.state().items()}
         values = {"rng": checkpoint.generator_state(self.rng), "wall_s": self.wall_s}
-        checkpoint.save(self.folder / "checkpoints", self.step, self.agent.state(), arrays, values)
+        checkpoint.save(
+            self.folder / "checkpoints", self.step, self.agent.tensors(), arrays, values
+        )
 
     def restore(self) -> None:
         """Go back to the newest checkpoint.

@@ -23,6 +23,7 @@ def small_config() -> TrainConfig:
         env_kwargs={"robot": "ur5e"},
         actor_hidden=(32, 32),
         critic_hidden=(32, 32),
+        compile=False,
     )
 
 
@@ -33,7 +34,7 @@ def reach_agent(small_config: TrainConfig) -> SmfpAgent:
     agent = SmfpAgent(small_config, env.observation_space.shape[0], env.action_space.shape[0])
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for parameter in agent.actor.parameters():
+        for parameter in agent.actor.module.parameters():
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
     for i in range(50):
         observation, _ = env.reset(seed=i)

@@ -31,6 +31,7 @@ CONFIG = {
     "checkpoint_every": 325,
     "log_every": 50,
     "noise_choices": 2,
+    "compile": False,
 }
 
 
@@ -74,7 +75,9 @@ def test_run_writes_configuration_logs_and_the_deterministic_noise(finished: Pat
     assert yaml.safe_load((finished / "config.yaml").read_text())["batch_size"] == 32
     evaluations = rows(finished / "evaluations.csv")
     assert [(r["step"], r["mode"]) for r in evaluations] == [
-        (step, mode) for step in ("450", "900") for mode in ("deterministic", "sampled")
+        (step, mode)
+        for step in ("450", "900")
+        for mode in ("deterministic", "sampled", "best_of_k")
     ]
     training = rows(finished / "train.csv")
     assert training[0]["step"] == "350"
@@ -157,7 +160,8 @@ def test_evaluate_and_export_take_a_run(finished: Path, tmp_path: Path):
         )
         assert result.returncode == 0, result.stderr
         records.append(json.loads((tmp_path / "e.json").read_text())["results"])
-    for run_mode, file_mode in zip(*records, strict=True):
+    assert [r["mode"] for r in records[0]] == ["deterministic", "sampled", "best_of_k"]
+    for run_mode, file_mode in zip(records[0][:2], records[1], strict=True):
         assert run_mode["mode"] == file_mode["mode"]
         assert run_mode["return_mean"] == pytest.approx(file_mode["return_mean"], abs=1e-2)
 

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all agents share: their vectors, acting, compilation, checkpoints.
+
+An algorithm is one pure function, ``learn``: (vectors, batch, noise) to new vectors. All of its
+random numbers come in as ``noise``, so that the same function runs eagerly, compiled as one graph,
+or batched over seeds, and gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smfp_core.checkpoint import under
+from smfp_core.config import TrainConfig
+from smfp_core.entropy import gaussian_entropy
+from smfp_core.network import Network, Vectors, adam
+from smfp_core.normalizer import ObservationNormalizer
+from smfp_core.replay import Batch
+from smfp_core.td_learning import ActionValue, TdLearner
+
+Learned = tuple[Vectors, dict[str, Tensor]]
+
+
+class Agent(ABC):
+    """Actor, critics and their vectors.
+
+    Not thread safe. ``state`` holds everything that learning changes, by name; networks compute
+    with views of it. All randomness comes from ``generator``, so that a restored agent goes on
+    with the same numbers.
+    """
+
+    POLICY_DELAY = 1
+    """Critic updates for each one of the actor, unless the configuration says otherwise."""
+    CHOOSES_NOISE = False
+    """Whether the deterministic mode's noise is chosen by its return; if not it is zero."""
+
+    def __init__(self, config: TrainConfig, n_obs: int, n_act: int) -> None:
+        self.config, self.n_obs, self.n_act = config, n_obs, n_act
+        self.normalizer = ObservationNormalizer(n_obs)
+        self.actor: Network
+        self.td: TdLearner
+        self.policy_delay = config.policy_delay or self.POLICY_DELAY
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.state: Vectors = self.build()
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.updates = 0
+        self._metrics: dict[str, Tensor] = {}
+        self._step: Any = self._write
+        if config.compile:
+            if shutil.which("g++") or shutil.which("clang++"):
+                self._step = torch.compile(self._write, fullgraph=True, dynamic=False)
+            else:
+                self._announce_eager("no C++ compiler (g++ or clang++) is installed")
+
+    # --- what an algorithm defines ----------------------------------------------------------
+
+    @abstractmethod
+    def build(self) -> Vectors:
+        """Make the networks; the initial vectors."""
+
+    @abstractmethod
+    def draw(self, rows: int) -> Any:
+        """All random numbers of one ``learn`` on a batch of ``rows``."""
+
+    @abstractmethod
+    def learn(self, state: Vectors, batch: Batch, noise: Any, with_actor: bool) -> Learned:
+        """One update, as a pure function: the entries of ``state`` that change, and metrics."""
+
+    @abstractmethod
+    def policy(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """Deployed samples in the box, [B, K, n_act], for noise [B, K, n_act]."""
+
+    @abstractmethod
+    def explore(self, observation: Tensor) -> Tensor:
+        """Actions to collect with, in the box, [B, n_act]."""
+
+    # --- acting -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Action [n_act] for collecting."""
+        return self.explore(self._normal_row(observation))[0].numpy()
+
+    @torch.no_grad()
+    def sample(
+        self, observation: NDArray[np.float32], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """The deployed sample [n_act] for given noise [n_act]."""
+        normal = self._normal_row(observation)
+        return self.policy(normal, torch.from_numpy(noise)[None, None])[0, 0].numpy()
+
+    @torch.no_grad()
+    def best_of(
+        self, observation: NDArray[np.float32], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Of the samples for noise [K, n_act] the one [n_act] with the highest Q."""
+        normal = self._normal_row(observation)
+        actions = self.policy(normal, torch.from_numpy(noise)[None])
+        return actions[0, int(self.value(normal, actions).argmax())].numpy()
+
+    @torch.no_grad()
+    def q(self, observation: NDArray[np.float32], action: NDArray[np.float32]) -> float:
+        """Least of the critics' values of one pair."""
+        actions = torch.from_numpy(action)[None, None]
+        return self.value(self._normal_row(observation), actions).item()
+
+    def value(self, observation: Tensor, actions: Tensor) -> Tensor:
+        """Q of actions [B, J, n_act] at normalised observations, [B, J]."""
+        return self._q()(observation, actions)
+
+    def _q(self) -> ActionValue:
+        return self.td.value(self.state)
+
+    # --- learning ---------------------------------------------------------------------------
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of critics and, every so often, actor and temperature; scalars to log."""
+        with torch.no_grad():
+            batch = batch._replace(
+                observation=self._normal(batch.observation),
+                next_observation=self._normal(batch.next_observation),
+            )
+        with_actor = self.updates % self.policy_delay == 0
+        noise = self.draw(len(batch.reward))
+        try:
+            metrics = self._step(batch, noise, with_actor)
+        except Exception as error:
+            # Compilation comes before execution: nothing has been written yet.
+            if self._step == self._write or not _is_of_the_compiler(error):
+                raise
+            self._announce_eager(f"compilation failed ({str(error).splitlines()[0]})")
+            self._step = self._write
+            metrics = self._step(batch, noise, with_actor)
+        self.updates += 1
+        self._metrics |= metrics
+        return self._metrics
+
+    def _write(self, batch: Batch, noise: Any, with_actor: bool) -> dict[str, Tensor]:
+        new, metrics = self.learn(self.state, batch, noise, with_actor)
+        for name, value in new.items():
+            self.state[name].copy_(value)
+        return metrics
+
+    def learn_temperature(self, state: Vectors, entropy: Tensor) -> Vectors:
+        """alpha rises while the policy's entropy is below its target, and falls above it."""
+        config = self.config
+        target = gaussian_entropy(config.target_std, self.n_act)
+        gradient = state["log_alpha"].exp() * (entropy - target)
+        return adam(state, "log_alpha", gradient, config.temperature_learning_rate)
+
+    def descend_actor(self, state: Vectors, gradient: Tensor) -> Vectors:
+        """Adam on the actor's vector."""
+        config = self.config
+        return adam(state, "actor", gradient, config.actor_learning_rate, config.adam_momentum)
+
+    def randn(self, rows: int, draws: int) -> Tensor:
+        """Standard normal numbers [rows, draws, n_act]."""
+        return torch.randn(rows, draws, self.n_act, generator=self.generator)
+
+    def _normal(self, observation: Tensor) -> Tensor:
+        return self.normalizer(observation) if self.config.normalize_observations else observation
+
+    def _normal_row(self, observation: NDArray[np.float32]) -> Tensor:
+        return self._normal(torch.from_numpy(observation)).unsqueeze(0)
+
+    @staticmethod
+    def _announce_eager(reason: str) -> None:
+        warnings.warn(
+            f"compile: {reason}; training goes on uncompiled, at a lower rate", stacklevel=2
+        )
+
+    # --- checkpoints ------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that decides what comes next, by name."""
+        tensors = {f"state.{name}": value for name, value in self.state.items()}
+        tensors |= {f"normalizer.{k}": v for k, v in self.normalizer.state_dict().items()}
+        tensors["generator"] = self.generator.get_state()
+        tensors["updates"] = torch.tensor(self.updates)
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what ``tensors`` gave.
+
+        Raises:
+            RuntimeError: tensors are missing or of other shapes (another configuration).
+        """
+        saved = under(tensors, "state")
+        for name, value in self.state.items():
+            if name not in saved or saved[name].shape != value.shape:
+                raise RuntimeError(f"checkpoint: '{name}' is missing or of another shape")
+            value.copy_(saved[name])
+        self.normalizer.load_state_dict(under(tensors, "normalizer"))
+        self.generator.set_state(tensors["generator"])
+        self.updates = int(tensors["updates"])
+
+
+def _is_of_the_compiler(error: Exception) -> bool:
+    module = type(error).__module__
+    return module.startswith(("torch._dynamo", "torch._inductor"))
