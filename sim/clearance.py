@@ -32,13 +32,14 @@ _FAR_M = 5.0
 
 
 class ClearanceModel:
-    """Distances of an arm at given joints, in a model and data of its own: not thread-safe.
+    """Distances of an arm at given joints, in data of its own: not thread-safe.
 
     Rows of the tables below are what has to be kept apart: first every pair of geoms that could
     touch, then, where the robot has a workspace, each guarded point and the box it keeps to.
 
     Args:
         robot: names the MJCF and the surroundings.
+        model: the compiled MJCF, to be shared where no obstacles have to be added to it.
 
     Raises:
         RobotConfigError: the MJCF lacks what the surroundings name.
@@ -51,9 +52,11 @@ class ClearanceModel:
         depth: [n], position of each joint in the chain: deeper ones are carried by others.
     """
 
-    def __init__(self, robot: RobotConfig) -> None:
+    def __init__(self, robot: RobotConfig, model: mujoco.MjModel | None = None) -> None:
         self._robot = robot
-        self._model = model = _compile(robot)
+        if model is None or robot.surroundings.obstacles:
+            model = _compile(robot)
+        self._model = model
         self._data = mujoco.MjData(model)
         joints = [model.joint(name) for name in robot.joint_names]
         # A view, which follows the data: each access of the attribute would make one.

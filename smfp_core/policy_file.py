@@ -9,7 +9,6 @@ and metadata cannot part. Reading and running one needs numpy and onnxruntime al
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from smfp_core.digest import sha256
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import ActionSpec, ObservationSpec
 from smfp_core.strict import ConfigError, from_mapping
@@ -97,7 +97,7 @@ class PolicyMetadata:
 
 def digest(data: bytes) -> str:
     """SHA-256 of a policy file's bytes with its recorded digest set to zeros."""
-    return hashlib.sha256(_DIGEST.sub(b'"sha256": "' + b"0" * 64 + b'"', data, count=1)).hexdigest()
+    return sha256(_DIGEST.sub(b'"sha256": "' + b"0" * 64 + b'"', data, count=1)).hexdigest()
 
 
 def seal(data: bytes) -> bytes:

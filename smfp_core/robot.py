@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from smfp_core.digest import sha256
 from smfp_core.reference import ReferenceLimits
 from smfp_core.resources import share_path
 from smfp_core.specs import ActionSpec, FloatArray
@@ -288,16 +289,14 @@ def load_robot(name_or_path: str | Path) -> RobotConfig:
 
 def mjcf_sha256(path: Path) -> str:
     """SHA-256 over an MJCF file and, in order, every XML file that it includes."""
-    digest = hashlib.sha256()
-    _hash_mjcf(path, digest, seen=set())
-    return digest.hexdigest()
+    return sha256(b"".join(_read_mjcf(path, seen=set()))).hexdigest()
 
 
-def _hash_mjcf(path: Path, digest: hashlib._Hash, seen: set[Path]) -> None:
+def _read_mjcf(path: Path, seen: set[Path]) -> Iterator[bytes]:
     if path.resolve() in seen:
         return
     seen.add(path.resolve())
     data = path.read_bytes()
-    digest.update(data)
+    yield data
     for name in re.findall(rb'<include\s[^>]*file\s*=\s*"([^"]+)"', data):
-        _hash_mjcf(path.parent / name.decode(), digest, seen)
+        yield from _read_mjcf(path.parent / name.decode(), seen)

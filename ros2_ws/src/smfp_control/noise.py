@@ -32,13 +32,16 @@ class NoiseSource:
         self._scale = np.float32(scale)
         self._seed = seed
         self._redraw = redraw
-        self.value = np.empty_like(self._fixed)
+        self.value = self._fixed.copy()
+        self._rng: np.random.Generator | None = None
         self.restart()
 
     def restart(self) -> None:
         """Begin the sequence of draws again."""
-        self._rng = np.random.default_rng(self._seed)
-        self._draw()
+        # Not without need: numpy loads its generators, 4 MB, when the first one is made.
+        if self._scale != 0.0:
+            self._rng = np.random.default_rng(self._seed)
+            self._draw()
 
     def on_goal(self) -> None:
         """A new goal was taken."""
@@ -51,8 +54,7 @@ class NoiseSource:
             self._draw()
 
     def _draw(self) -> None:
-        if self._scale == 0.0:
-            self.value[:] = self._fixed
+        if self._rng is None:
             return
         self._rng.standard_normal(out=self.value, dtype=np.float32)
         self.value *= self._scale

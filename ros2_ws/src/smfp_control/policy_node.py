@@ -11,6 +11,8 @@ topic, ``~/status``, ``/diagnostics``. Services: ``~/hold`` (give up the goal), 
 
 from __future__ import annotations
 
+import smfp_control.environment  # noqa: F401 isort: skip
+
 import dataclasses
 import math
 import sys
@@ -209,10 +211,10 @@ class PolicyNode(LifecycleNode, RunnableNode):
         robot = load_robot(parameters.robot)
         if parameters.control_rate_hz:
             robot = dataclasses.replace(robot, control_rate_hz=parameters.control_rate_hz)
-        kinematics = Kinematics(ArmModel(robot))
+        arm = ArmModel(robot)
         period_s = 1.0 / robot.control_rate_hz
         guard = PathGuard(
-            ClearanceModel(robot),
+            ClearanceModel(robot, arm.model),
             robot.limits.acceleration,
             period_s,
             parameters.collision_margin_m,
@@ -241,7 +243,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         loop = ControlLoop(
             robot,
             runner,
-            kinematics,
+            Kinematics(arm),
             LoopSettings(
                 parameters.state_timeout_s,
                 parameters.deadline_miss_limit,

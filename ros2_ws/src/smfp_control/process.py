@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
+import smfp_control.environment  # noqa: F401 isort: skip
+
+import ctypes
 import gc
-import os
 import signal
 import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from types import FrameType
-
-# Read by the numerical libraries when they are first imported: workers of theirs that spin would
-# take the cores that the deadlines need.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -24,6 +22,8 @@ from rclpy.signals import SignalHandlerOptions
 # Python hands the interpreter lock over after 5 ms unless told otherwise: more than two periods.
 _SWITCH_INTERVAL_S = 5e-5
 _SPIN_S = 0.1
+# Of glibc's malloc.h. Left to itself every thread of the middleware gets a heap of its own.
+_M_ARENA_MAX, _HEAPS = -8, 2
 
 
 class RunnableNode(Node, ABC):
@@ -41,9 +41,20 @@ class RunnableNode(Node, ABC):
 
 
 def freeze_garbage() -> None:
-    """Exempt all objects made so far from collections, which would delay ticks by milliseconds."""
+    """Exempt all objects made so far from collections, which would delay ticks by milliseconds.
+
+    What was freed before goes back to the system, where the C library offers that.
+    """
     gc.collect()
     gc.freeze()
+    _call_allocator("malloc_trim", 0)
+
+
+def _call_allocator(name: str, *values: int) -> None:
+    """Call a function of glibc's allocator; other C libraries have none of the kind."""
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function(*values)
 
 
 def interrupt_on_signals() -> None:
@@ -69,6 +80,7 @@ def run_node(make_node: Callable[[threading.Event], RunnableNode], args: Sequenc
         The exit status of the process: 0 after a signal or an orderly end.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    _call_allocator("mallopt", _M_ARENA_MAX, _HEAPS)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

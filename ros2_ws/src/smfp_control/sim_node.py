@@ -9,6 +9,8 @@ Out: joint states, ``/clock`` when asked. In: the controller's command topic. Se
 
 from __future__ import annotations
 
+import smfp_control.environment  # noqa: F401 isort: skip
+
 import sys
 import threading
 
