@@ -24,7 +24,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import SetBool, Trigger
 
-from smfp_control.isolation import Child, free_domain_id, stop_children
+from smfp_control.isolation import Child, DomainReservation, stop_children
 from smfp_control.polling import create_polled_subscription
 from smfp_control.status import STATUS_QOS
 from smfp_core.robot import RobotConfig
@@ -60,7 +60,8 @@ class Bench:
         self.states: list[tuple[float, JointState]] = []
         self.children: list[Child] = []
         self._namespace = namespace
-        self.domain_id = free_domain_id()
+        self._reservation = DomainReservation()
+        self.domain_id = self._reservation.domain_id
         self._context = Context()
         self._context.init(args=[], domain_id=self.domain_id)
         self.node = Node("bench", context=self._context, namespace=namespace)
@@ -121,6 +122,7 @@ class Bench:
         self._executor.shutdown()
         self.node.destroy_node()
         self._context.try_shutdown()
+        self._reservation.release()
 
     def _step(self, seconds: float) -> None:
         self._executor.spin_once(seconds)

@@ -19,7 +19,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 
-from smfp_control.isolation import free_domain_id, stop_children
+from smfp_control.isolation import DomainReservation, stop_children
 from smfp_core.robot import RobotConfig, load_robot
 
 pytestmark = pytest.mark.process
@@ -39,7 +39,8 @@ class Stage:
     """A domain with drivers and runs of the preflight command on it."""
 
     def __init__(self, folder: Path, policy: Path) -> None:
-        self.domain_id = free_domain_id()
+        self._reservation = DomainReservation()
+        self.domain_id = self._reservation.domain_id
         self._folder, self._policy = folder, policy
         self.drivers: list[DriverProcess] = []
         self.rows: dict[str, dict[str, str]] = {}

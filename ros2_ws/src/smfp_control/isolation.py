@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import random
 import re
@@ -22,30 +23,62 @@ _PR_SET_PDEATHSIG = 1
 _FIRST_PORT, _PORTS_PER_DOMAIN, _LAST_DOMAIN = 7400, 250, 101
 
 
-def free_domain_id() -> int:
-    """A ROS domain in which nobody on this computer takes part.
+class DomainReservation:
+    """A ROS domain of this process's own, until it is released or the process ends, however.
+
+    The reservation is a socket bound to the domain's last port, which only its 120th participant
+    would use. So it excludes whoever asks in this way, for as long as this object lives, and ends
+    with the process. Who takes part without asking is noticed by the first port.
+
+    Attributes:
+        domain_id: of the domain.
 
     Raises:
         RuntimeError: every domain is in use.
     """
-    # In random order: two that look at the same time shall not find the same one.
-    for domain in random.sample(range(1, _LAST_DOMAIN + 1), _LAST_DOMAIN):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("", _FIRST_PORT + _PORTS_PER_DOMAIN * domain))
-            except OSError:
-                continue
-            return domain
-    raise RuntimeError("every ROS domain on this computer is in use")
+
+    def __init__(self) -> None:
+        # In random order: a domain that somebody is about to use unasked is not the next one.
+        for domain_id in random.sample(range(1, _LAST_DOMAIN + 1), _LAST_DOMAIN):
+            first_port = _FIRST_PORT + _PORTS_PER_DOMAIN * domain_id
+            claim = _bound(first_port + _PORTS_PER_DOMAIN - 1)
+            probe = _bound(first_port) if claim is not None else None
+            if claim is not None and probe is not None:
+                probe.close()
+                self._claim, self.domain_id = claim, domain_id
+                return
+            if claim is not None:
+                claim.close()
+        raise RuntimeError("every ROS domain on this computer is in use")
+
+    def release(self) -> None:
+        """Let others have the domain."""
+        self._claim.close()
+
+
+def _bound(port: int) -> socket.socket | None:
+    """A UDP socket on ``port``; None if somebody has it."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        bound.bind(("", port))
+    except OSError:
+        bound.close()
+        return None
+    return bound
+
+
+@functools.cache
+def _own_domain() -> DomainReservation:
+    return DomainReservation()
 
 
 def local_environment() -> dict[str, str]:
     """Environment variables that keep ROS traffic on this computer, in a domain of its own.
 
-    A ``ROS_DOMAIN_ID`` that is set already stays.
+    A ``ROS_DOMAIN_ID`` that is set already stays; else one is reserved until this process ends.
     """
     return {
-        "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID") or str(free_domain_id()),
+        "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID") or str(_own_domain().domain_id),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "OMP_NUM_THREADS": "1",
     }
