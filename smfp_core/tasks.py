@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smfp_core.atomic import write_atomically
-from smfp_core.collector import make_env
+from smfp_core.collector import make_env, sizes
 from smfp_core.dm_control_env import PREFIX, suite_tasks
 from smfp_core.provenance import here
 from smfp_core.strict import ConfigError, to_mapping
@@ -52,7 +52,7 @@ def examine(env_id: str, steps: int) -> TaskReport:
         env = make_env(env_id, {})
     except ConfigError as error:
         return TaskReport(env_id, error=str(error))
-    n_obs, n_act = (int(space.shape[0]) for space in (env.observation_space, env.action_space))  # type: ignore[index]
+    n_obs, n_act = sizes(env)
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, (steps, n_act)).astype(np.float32)
     started = time.monotonic()
     runs = []

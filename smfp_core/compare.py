@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare agents: python -m smfp_core.compare --config config/compare/smoke.yaml
+
+Tasks x agents x seeds, each run a process of its own. The same call goes on after any stop: runs
+that finished are skipped, others resumed. Exit status 1 if a run failed, 130 if interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from smfp_core.atomic import write_atomically
+from smfp_core.comparison import report, results
+from smfp_core.comparison.cluster import run_on_ray
+from smfp_core.comparison.plan import CompareConfig, Run, plan
+from smfp_core.comparison.runs import Outcome, Stop, run_here
+from smfp_core.provenance import here
+from smfp_core.strict import ConfigError, load_dataclass, to_mapping
+
+
+@dataclass
+class Arguments:
+    """Run a comparison and report it, or report one from its table of results."""
+
+    config: Path | None = None
+    """YAML of the comparison, for example config/compare/smoke.yaml."""
+    out: Path | None = None
+    """Output folder: runs, results.csv, table.md, curves (default runs/compare/<config>)."""
+    workers: int | None = None
+    """Runs side by side, one thread each (default: one a core)."""
+    ray_address: str | None = None
+    """Run on the Ray cluster at this address, or on a new one here with 'local'."""
+    report_only: Path | None = None
+    """Run nothing: make table.md and the curves anew from this CSV (default folder: its own)."""
+    json: Path | None = None
+    """Also write the outcomes and every figure of the report to this file."""
+
+
+class _Progress:
+    """Says how each run ended and keeps results.csv up to date."""
+
+    def __init__(self, runs: Sequence[Run], out: Path) -> None:
+        self._runs, self._out = runs, out
+        self.outcomes: list[Outcome] = []
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        count = f"[{len(self.outcomes)}/{len(self._runs)}]"
+        text = f"{count} {outcome.state}: {outcome.run.name}"
+        if outcome.wall_s:
+            text += f" ({outcome.wall_s:.0f} s)"
+        if outcome.state == "failed":
+            text += f" in {outcome.run.folder}\n" + outcome.last_lines
+        print(text, file=sys.stderr, flush=True)
+        if outcome.state != "skipped":
+            self.save()
+
+    def save(self) -> list[results.Row]:
+        rows = results.collect(self._runs)
+        results.write(self._out / "results.csv", rows)
+        return rows
+
+
+def ordered(rows: list[results.Row], config: CompareConfig | None) -> list[results.Row]:
+    """Rows with tasks and agents in the configuration's order, without it in their own."""
+    if config is None:
+        return rows
+    tasks, agents = list(config.tasks), [*config.agents, report.RANDOM]
+    known = [row for row in rows if row.task in tasks and row.agent in agents]
+    return sorted(known, key=lambda row: (tasks.index(row.task), agents.index(row.agent)))
+
+
+def record(arguments: Arguments, summary: dict[str, Any], outcomes: list[Outcome]) -> str:
+    """Outcomes and summary as JSON."""
+    runs = [
+        {
+            "task": o.run.task,
+            "agent": o.run.agent,
+            "seed": o.run.seed,
+            "state": o.state,
+            "wall_s": o.wall_s,
+            "last_lines": o.last_lines,
+        }
+        for o in outcomes
+    ]
+    measured_by = to_mapping(here("smfp_core.compare"))
+    return json.dumps({"measured_by": measured_by, "runs": runs, **summary}, indent=1) + "\n"
+
+
+def compare(arguments: Arguments) -> int:
+    """Run and report; the exit status.
+
+    Raises:
+        ConfigError: names the argument, or the file and field, that is wrong.
+    """
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ConfigError(f"--workers: must be at least 1, got {arguments.workers}")
+    if arguments.config is None and arguments.report_only is None:
+        raise ConfigError("--config: missing; give a YAML, for example config/compare/smoke.yaml")
+    name = arguments.config.stem if arguments.config else "results"
+    out = arguments.out or Path("runs") / "compare" / name
+    config = load_dataclass(CompareConfig, arguments.config) if arguments.config else None
+    stop, outcomes = Stop(), list[Outcome]()
+    if arguments.report_only:
+        out = arguments.out or arguments.report_only.parent
+        rows = results.read(arguments.report_only)
+    else:
+        assert arguments.config is not None
+        runs = plan(arguments.config, out.resolve())
+        out.mkdir(parents=True, exist_ok=True)
+        progress = _Progress(runs, out)
+        stop.listen()
+        workers = arguments.workers or len(os.sched_getaffinity(0))
+        if arguments.ray_address:
+            run_on_ray(runs, arguments.ray_address, workers, stop, progress)
+        else:
+            run_here(runs, workers, stop, progress)
+        rows, outcomes = progress.save(), progress.outcomes
+    reference = config.reference if config else CompareConfig.reference
+    rows = ordered(rows, config)
+    if any(row.agent != report.RANDOM for row in rows):
+        summary = report.write_report(rows, reference, out)
+        print((out / "table.md").read_text(encoding="utf-8"))
+        if arguments.json:
+            write_atomically(arguments.json, record(arguments, summary, outcomes))
+    if stop.requested:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    failed = [o.run.name for o in outcomes if o.state == "failed"]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def main() -> None:
+    """Entry point of ``python -m smfp_core.compare``."""
+    arguments = tyro.cli(Arguments, prog="python -m smfp_core.compare", description=__doc__)
+    try:
+        sys.exit(compare(arguments))
+    except (ConfigError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

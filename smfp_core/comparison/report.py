@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a comparison says, from its table of evaluations alone: figures, tables and curves.
+
+The protocols (deterministic, sampled, best of K by Q) are ways to act that differ, so that each has
+tables and curves of its own and no number mixes two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smfp_core.atomic import write_atomically
+from smfp_core.comparison.plan import RANDOM
+from smfp_core.comparison.results import Row
+from smfp_core.comparison.statistics import Scores, estimate, improvement
+
+PROTOCOLS = ("deterministic", "sampled", "best_of_k")
+# The protocol in which the reference's return is the one of normalised scores, for all protocols:
+# so they share a scale.
+REFERENCE_PROTOCOL = "deterministic"
+Estimate = tuple[float, float, float]
+"""Value and the ends of its 95 % bootstrap interval."""
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Returns that are 0 and 1 of the normalised score of a task."""
+
+    zero: float
+    one: float
+
+    def normalised(self, returns: Scores) -> Scores:
+        """(return - zero) / (one - zero)."""
+        return (returns - self.zero) / (self.one - self.zero)
+
+
+class Evaluations:
+    """The rows of a comparison, looked up by task, agent and protocol.
+
+    Args:
+        rows: in the order in which tasks and agents are to be shown.
+        reference: agent whose final return is one on the normalised scale.
+    """
+
+    def __init__(self, rows: Sequence[Row], reference: str) -> None:
+        self.tasks = list(dict.fromkeys(row.task for row in rows))
+        self.agents = list(dict.fromkeys(row.agent for row in rows if row.agent != RANDOM))
+        self.reference = reference
+        present = {row.protocol for row in rows if row.agent != RANDOM}
+        self.protocols = [p for p in PROTOCOLS if p in present]
+        self.protocols += sorted(present - set(PROTOCOLS))
+        self.last_step = {t: max(row.step for row in rows if row.task == t) for t in self.tasks}
+        self._returns: dict[tuple[str, str, str], dict[int, list[float]]] = {}
+        for row in sorted(rows, key=lambda row: (row.step, row.seed)):
+            steps = self._returns.setdefault((row.task, row.agent, row.protocol), {})
+            steps.setdefault(row.step, []).append(row.return_mean)
+
+    def agents_with(self, protocol: str) -> list[str]:
+        """Those that are evaluated in a protocol."""
+        return [
+            a for a in self.agents if any((t, a, protocol) in self._returns for t in self.tasks)
+        ]
+
+    def curve(self, task: str, agent: str, protocol: str) -> dict[int, Scores]:
+        """Returns [seeds] by step."""
+        steps = self._returns.get((task, agent, protocol), {})
+        return {step: np.array(values) for step, values in steps.items()}
+
+    def final(self, task: str, agent: str, protocol: str) -> Scores:
+        """Returns [seeds] of the runs that came to the task's last step."""
+        return self.curve(task, agent, protocol).get(self.last_step[task], np.array([]))
+
+    def anchors(self, task: str) -> Anchors | None:
+        """The normalised scale; None where the two agents are missing or in the wrong order."""
+        random = self.curve(task, RANDOM, "sampled").get(0, np.array([]))
+        reference = self.final(task, self.reference, REFERENCE_PROTOCOL)
+        if not len(random) or not len(reference) or reference.mean() <= random.mean():
+            return None
+        return Anchors(float(random.mean()), float(reference.mean()))
+
+
+def summarise(evaluations: Evaluations) -> dict[str, Any]:
+    """Every figure of the report, as plain values.
+
+    Per protocol: ``tasks`` (IQM of the final return for each task and agent), ``normalised`` (IQM
+    over the tasks that have anchors) and ``improvement`` (probability that the first agent beats
+    another one).
+    """
+    e = evaluations
+    anchors = {task: e.anchors(task) for task in e.tasks}
+    scaled = {task: a for task, a in anchors.items() if a is not None}
+    protocols: dict[str, Any] = {}
+    for protocol in e.protocols:
+        agents = e.agents_with(protocol)
+        final = {(t, a): e.final(t, a, protocol) for t in e.tasks for a in agents}
+        tasks = {
+            task: {
+                agent: {"iqm": estimate([final[task, agent]]), "seeds": len(final[task, agent])}
+                for agent in agents
+                if len(final[task, agent])
+            }
+            for task in e.tasks
+        }
+        # An aggregate over other tasks than its neighbour's would be another quantity.
+        whole = [a for a in agents if scaled and all(len(final[t, a]) for t in scaled)]
+        normalised = {
+            a: estimate([anchor.normalised(final[t, a]) for t, anchor in scaled.items()])
+            for a in whole
+        }
+        first = agents[0]
+        better = {}
+        for other in agents[1:]:
+            shared = [t for t in e.tasks if len(final[t, first]) and len(final[t, other])]
+            if shared:
+                ours, theirs = ([final[t, agent] for t in shared] for agent in (first, other))
+                better[other] = {"probability": improvement(ours, theirs), "tasks": len(shared)}
+        protocols[protocol] = {
+            "tasks": tasks,
+            "normalised": normalised,
+            "improvement": {"of": first, "over": better},
+        }
+    return {
+        "last_step": e.last_step,
+        "reference": e.reference,
+        "anchors": {
+            t: None if a is None else {"zero": a.zero, "one": a.one} for t, a in anchors.items()
+        },
+        "protocols": protocols,
+    }
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The summary as Markdown tables."""
+    steps = sorted(set(summary["last_step"].values()))
+    lines = [
+        f"Returns at step {' or '.join(f'{s:,}' for s in steps)}: interquartile mean over seeds, "
+        "95 % bootstrap interval in brackets, number of runs where agents differ in it."
+    ]
+    scaled = {task: a for task, a in summary["anchors"].items() if a}
+    for protocol, part in summary["protocols"].items():
+        lines += ["", f"### {protocol}", ""]
+        agents = list(dict.fromkeys(a for cells in part["tasks"].values() for a in cells))
+        lines += _row("task", *agents) + _row(*["---"] + ["---:"] * len(agents))
+        for task, cells in part["tasks"].items():
+            several = len({cell["seeds"] for cell in cells.values()}) > 1
+            row = []
+            for agent in agents:
+                cell = cells.get(agent)
+                count = f" ({cell['seeds']} runs)" if cell and several else ""
+                row.append(_shown(cell["iqm"]) + count if cell else "-")
+            lines += _row(task, *row)
+        if part["normalised"]:
+            values = part["normalised"]
+            row = [_shown(values[a], 2) if a in values else "-" for a in agents]
+            lines += _row(f"**normalised, {len(scaled)} task(s)**", *row)
+        for other, entry in part["improvement"]["over"].items():
+            of, tasks = part["improvement"]["of"], entry["tasks"]
+            text = f"P({of} > {other}) = {_shown(entry['probability'], 2)} over {tasks} task(s)"
+            lines += ["", text]
+    if scaled:
+        lines += ["", "### The normalised scale", ""]
+        lines += _row("task", "0: random policy", f"1: {summary['reference']}")
+        lines += _row("---", "---:", "---:")
+        for task, anchor in scaled.items():
+            lines += _row(task, f"{anchor['zero']:.1f}", f"{anchor['one']:.1f}")
+    without = [task for task, anchor in summary["anchors"].items() if not anchor]
+    if without:
+        lines += [
+            "",
+            f"No normalised score for {', '.join(without)}: the random policy or "
+            f"{summary['reference']} has no result, or the latter is not the better one.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def draw_curves(evaluations: Evaluations, folder: Path) -> list[Path]:
+    """Learning curves, one PNG a protocol: IQM over seeds with its pointwise bootstrap band."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    e, paths = evaluations, []
+    for protocol in e.protocols:
+        columns = min(4, len(e.tasks))
+        rows = -(-len(e.tasks) // columns)
+        figure, axes = pyplot.subplots(
+            rows, columns, figsize=(4.2 * columns, 3.2 * rows + 0.4), squeeze=False
+        )
+        for axis in axes.flat[len(e.tasks) :]:
+            axis.set_visible(False)
+        for task, axis in zip(e.tasks, axes.flat, strict=False):
+            for agent in e.agents_with(protocol):
+                curve = e.curve(task, agent, protocol)
+                if not curve:
+                    continue
+                band = np.array([estimate([values]) for values in curve.values()])
+                color = f"C{e.agents.index(agent)}"  # the same in every figure
+                axis.plot(list(curve), band[:, 0], label=agent, color=color)
+                axis.fill_between(list(curve), band[:, 1], band[:, 2], alpha=0.2, color=color)
+            random = e.curve(task, RANDOM, "sampled").get(0)
+            if random is not None:
+                axis.axhline(random.mean(), color="grey", linestyle=":", label=RANDOM)
+            axis.set_title(task)
+            axis.set_xlabel("environment steps")
+        axes[0, 0].set_ylabel("return")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.suptitle(f"protocol: {protocol}")
+        figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)))
+        figure.set_layout_engine("constrained")
+        path = folder / f"curves_{protocol}.png"
+        figure.savefig(path, dpi=110)
+        pyplot.close(figure)
+        paths.append(path)
+    return paths
+
+
+def write_report(rows: Sequence[Row], reference: str, folder: Path) -> dict[str, Any]:
+    """Write ``table.md`` and the curves into a folder and return the summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluations = Evaluations(rows, reference)
+    summary = summarise(evaluations)
+    write_atomically(folder / "table.md", markdown(summary))
+    draw_curves(evaluations, folder)
+    return summary
+
+
+def _row(*cells: str) -> list[str]:
+    return [f"| {' | '.join(cells)} |"]
+
+
+def _shown(value: Estimate, digits: int | None = None) -> str:
+    if digits is None:
+        digits = 0 if abs(value[0]) >= 1000 else 1
+    middle, low, high = (f"{v:.{digits}f}" for v in value)
+    return f"{middle} [{low}, {high}]"

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of every evaluation of a comparison, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from smfp_core.atomic import write_atomically
+from smfp_core.comparison.plan import Run
+from smfp_core.strict import ConfigError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation: mean and standard deviation of the return over its episodes."""
+
+    task: str
+    agent: str
+    seed: int
+    step: int
+    protocol: str
+    return_mean: float
+    return_std: float
+    wall_s: float
+    """Since the run began, evaluations included, stops not."""
+
+
+def collect(runs: Iterable[Run]) -> list[Row]:
+    """Every evaluation that the runs have made so far, run by run."""
+    rows = []
+    for run in runs:
+        path = run.folder / "evaluations.csv"
+        if not path.exists():
+            continue
+        with path.open(newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                if None in line.values():  # cut short by a crash
+                    continue
+                protocol, mean, std = line["mode"], line["return_mean"], line["return_std"]
+                place = (run.task, run.agent, run.seed, int(line["step"]), protocol)
+                rows.append(Row(*place, float(mean), float(std), float(line["wall_s"])))
+    return rows
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Write them so that ``read`` gives the same numbers back."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_atomically(path, text.getvalue())
+
+
+def read(path: Path) -> list[Row]:
+    """Read what ``write`` wrote.
+
+    Raises:
+        ConfigError: names the file and the line or column that is wrong.
+    """
+    names = [f.name for f in fields(Row)]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = set(names) - set(reader.fieldnames or ())
+            if missing:
+                raise ConfigError(f"{path}: lacks the columns {sorted(missing)}")
+            rows = []
+            for line in reader:
+                try:
+                    numbers = [float(line[name]) for name in names[5:]]
+                    place = (line["task"], line["agent"], int(line["seed"]), int(line["step"]))
+                    row = Row(*place, line["protocol"], *numbers)
+                except (TypeError, ValueError) as error:
+                    raise ConfigError(f"{path}, line {reader.line_num}: {error}") from error
+                if not math.isfinite(row.return_mean):
+                    raise ConfigError(f"{path}, line {reader.line_num}: return_mean is not finite")
+                rows.append(row)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    if not rows:
+        raise ConfigError(f"{path}: holds no evaluation")
+    return rows

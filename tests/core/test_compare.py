@@ -1,0 +1,463 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison command as a user runs it, killed and resumed; its statistics and its report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import util
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from smfp_core.collector import make_env
+from smfp_core.comparison import report, results, statistics
+from smfp_core.comparison.plan import CompareConfig, PeerConfig, Run, plan
+from smfp_core.comparison.results import Row
+from smfp_core.comparison.runs import Outcome, Stop, run_here
+from smfp_core.strict import ConfigError, load_dataclass
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = {
+    "env_id": "Pendulum-v1",
+    "warmup_steps": 64,
+    "batch_size": 32,
+    "actor_hidden": [16, 16],
+    "critic_hidden": [16, 16],
+    "act_candidates": 2,
+    "loss_candidates": 2,
+    "checkpoint_every": 80,
+    "log_every": 50,
+    "noise_choices": 1,
+    "compile": False,
+}
+COMPARISON = {
+    # The second task cannot be made: its runs fail, and must not take the others with them.
+    "tasks": ["Pendulum-v1", "NoSuch-v0"],
+    "agents": {"smfp": {"base": "base.yaml"}},
+    "seeds": [1],
+    "steps": 400,
+    "eval_every": 200,
+    "eval_episodes": 1,
+    "reference": "smfp",
+}
+needs_sb3 = pytest.mark.skipif(
+    util.find_spec("stable_baselines3") is None,
+    reason="Stable-Baselines3 is not installed (extra 'peers')",
+)
+needs_ray = pytest.mark.skipif(
+    util.find_spec("ray") is None, reason="ray is not installed (extra 'cluster')"
+)
+
+
+def write_config(folder: Path, **change: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "base.yaml").write_text(yaml.safe_dump(BASE))
+    path = folder / "compare.yaml"
+    path.write_text(yaml.safe_dump(COMPARISON | change, sort_keys=False))
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "smfp_core.compare", *map(str, arguments)]
+
+
+def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240)
+
+
+def start(*arguments: object) -> subprocess.Popen[bytes]:
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command(*arguments), stdout=quiet, stderr=quiet)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def newest_checkpoint(run: Path) -> str:
+    return max((path.name for path in (run / "checkpoints").glob("step_*")), default="")
+
+
+def numbers(path: Path) -> list[dict[str, str]]:
+    """Rows of a results.csv without their timing."""
+    with path.open(newline="") as file:
+        return [{k: v for k, v in r.items() if k != "wall_s"} for r in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison that ran to its end in one call, with its standard output and error."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    out = folder / "out"
+    arguments = ("--config", write_config(folder), "--out", out, "--workers", "2")
+    result = call(*arguments, "--json", folder / "compare.json")
+    (folder / "stdout").write_text(result.stdout)
+    (folder / "stderr").write_text(result.stderr)
+    (folder / "status").write_text(str(result.returncode))
+    return folder
+
+
+def test_failing_run_is_reported_with_its_last_words_and_the_others_are_kept(unbroken: Path):
+    assert (unbroken / "status").read_text() == "1"
+    errors = (unbroken / "stderr").read_text()
+    assert "failed: NoSuch-v0 smfp seed 1" in errors
+    assert "env_id: 'NoSuch-v0' cannot be made" in errors
+    assert "finished: Pendulum-v1 smfp seed 1" in errors
+    states = {
+        (run["task"], run["agent"]): run["state"]
+        for run in json.loads((unbroken / "compare.json").read_text())["runs"]
+    }
+    assert states == {
+        ("Pendulum-v1", "smfp"): "finished",
+        ("Pendulum-v1", "random"): "finished",
+        ("NoSuch-v0", "smfp"): "failed",
+        ("NoSuch-v0", "random"): "failed",
+    }
+
+
+def test_results_hold_every_evaluation_with_its_protocol(unbroken: Path):
+    rows = results.read(unbroken / "out" / "results.csv")
+    assert [(r.agent, r.step, r.protocol) for r in rows] == [
+        *(("smfp", s, p) for s in (200, 400) for p in report.PROTOCOLS),
+        ("random", 0, "sampled"),
+    ]
+    assert {r.task for r in rows} == {"Pendulum-v1"}
+    table = (unbroken / "stdout").read_text()
+    for protocol in report.PROTOCOLS:
+        assert f"### {protocol}" in table
+        assert (unbroken / "out" / f"curves_{protocol}.png").stat().st_size > 1000
+
+
+def test_interrupted_then_killed_comparison_gives_the_results_of_an_unbroken_one(
+    unbroken: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
+    config = write_config(tmp_path, tasks=["Pendulum-v1"])
+    arguments = ("--config", config, "--out", out, "--workers", "1")
+    run = out / "Pendulum-v1" / "smfp" / "seed_1"
+
+    process = start(*arguments)
+    wait_until((run / "train.csv").exists, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    stopped_at = newest_checkpoint(run)
+    assert "" < stopped_at < "step_000000400"
+
+    process = start(*arguments)
+    wait_until(lambda: newest_checkpoint(run) > stopped_at, process)
+    process.kill()
+    process.wait()
+    assert not (run / "finished").exists()
+
+    result = call(*arguments)  # waits for the orphan, which ends by itself, and goes on
+    assert result.returncode == 0, result.stderr
+    assert numbers(out / "results.csv") == numbers(unbroken / "out" / "results.csv")
+    resumed = json.loads((run / "provenance.json").read_text())["resumed_by"]
+    assert len(resumed) == 2
+
+    before = (out / "results.csv").read_bytes()
+    result = call(*arguments)
+    assert "skipped: Pendulum-v1 smfp seed 1" in result.stderr
+    assert (out / "results.csv").read_bytes() == before
+
+
+@needs_ray
+def test_ray_runs_what_is_left(unbroken: Path, tmp_path: Path):
+    shutil.copytree(unbroken, tmp_path / "copy")
+    out = tmp_path / "copy" / "out"
+    (out / "Pendulum-v1" / "random" / "seed_1" / "finished").unlink()
+    before = numbers(out / "results.csv")
+    (out / "results.csv").unlink()
+    config = write_config(tmp_path / "copy", tasks=["Pendulum-v1"])
+    result = call("--config", config, "--out", out, "--ray-address", "local", "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    assert "skipped: Pendulum-v1 smfp seed 1" in result.stderr
+    assert "finished: Pendulum-v1 random seed 1" in result.stderr
+    assert numbers(out / "results.csv") == before
+
+
+def test_finished_run_of_another_configuration_is_neither_kept_nor_overwritten(
+    unbroken: Path, tmp_path: Path
+):
+    path = write_config(tmp_path, steps=700)
+    with pytest.raises(ConfigError, match="holds a run with steps = 400, now 700"):
+        plan(path, unbroken / "out")
+
+
+def test_report_is_made_anew_from_the_table_alone(unbroken: Path, tmp_path: Path):
+    table = tmp_path / "results.csv"
+    shutil.copy(unbroken / "out" / "results.csv", table)
+    again = call("--report-only", table, "--out", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    with_order = call("--config", unbroken / "compare.yaml", "--report-only", table)
+    assert with_order.returncode == 0, with_order.stderr
+    whole = (unbroken / "out" / "table.md").read_text()
+    assert (tmp_path / "table.md").read_text() == whole
+    # Without the configuration the reference is `sac`, which is not in this table.
+    assert (tmp_path / "again" / "table.md").read_text().startswith(whole[: whole.index("###")])
+    assert "No normalised score" in (tmp_path / "again" / "table.md").read_text()
+    pictures = {p.name for p in (tmp_path / "again").glob("*.png")}
+    assert pictures == {f"curves_{p}.png" for p in report.PROTOCOLS}
+
+
+def test_runs_are_planned_seed_by_seed_under_one_protocol(tmp_path: Path):
+    agents = {"smfp": {"base": "base.yaml"}, "other": {"peer": "sb3_sac"}}
+    path = write_config(
+        tmp_path, tasks=["A", "dm_control/b-c"], agents=agents, seeds=[5, 6], steps=9
+    )
+    runs = plan(path, tmp_path / "out")
+    names = ["smfp", "other", "random"]
+    assert [(r.seed, r.task, r.agent) for r in runs] == list(
+        product([5, 6], ["A", "dm_control/b-c"], names)
+    )
+    assert len({r.folder for r in runs}) == len(runs)
+    for run in runs:
+        assert run.settings["env_id"] == run.task
+        assert run.settings["seed"] == run.seed
+        kept = [run.settings[k] for k in ("steps", "eval_every", "eval_episodes")]
+        assert kept == [9, COMPARISON["eval_every"], COMPARISON["eval_episodes"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"agent": {}}, "agent: unknown key; did you mean 'agents'"),
+        ({"seeds": [1, 1]}, "seeds: needs at least one, and none twice"),
+        ({"agents": {"smfp": {}}}, "agents.smfp: base, peer: give one of them"),
+        (
+            {"agents": {"smfp": {"base": "base.yaml", "overrides": {"eval_episodes": 90}}}},
+            "overrides.eval_episodes: is the same for all agents",
+        ),
+        (
+            {"agents": {"smfp": {"base": "base.yaml", "overrides": {"batchsize": 3}}}},
+            "agents.smfp: batchsize: unknown key; did you mean 'batch_size'",
+        ),
+        ({"agents": {"smfp": {"base": "none.yaml"}}}, "none.yaml: cannot be read"),
+        ({"reference": "sac"}, "reference: 'sac' is none of the agents"),
+        ({"eval_every": 0}, "eval_every: must be positive"),
+    ],
+)
+def test_wrong_configuration_is_named_before_anything_runs(
+    tmp_path: Path, change: dict[str, object], text: str
+):
+    with pytest.raises(ConfigError) as caught:
+        plan(write_config(tmp_path, **change), tmp_path / "out")
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config" / "compare").glob("*.yaml")), ids=str)
+def test_shipped_comparisons_can_be_planned(path: Path, tmp_path: Path):
+    config = load_dataclass(CompareConfig, path)
+    runs = plan(path, tmp_path)
+    assert len(runs) == len(config.tasks) * (len(config.agents) + 1) * len(config.seeds)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("task,agent\nA,smfp\n", "lacks the columns"),
+        ("HEADER\nA,smfp,one,5,sampled,1,2,3\n", "line 2"),
+        ("HEADER\nA,smfp,1,5,sampled,nan,2,3\n", "return_mean is not finite"),
+        ("HEADER\n", "holds no evaluation"),
+    ],
+)
+def test_damaged_table_is_named_with_its_line(tmp_path: Path, text: str, expected: str):
+    header = "task,agent,seed,step,protocol,return_mean,return_std,wall_s"
+    path = tmp_path / "results.csv"
+    path.write_text(text.replace("HEADER", header))
+    with pytest.raises(ConfigError) as caught:
+        results.read(path)
+    assert expected in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+# Statistics.
+
+
+def test_interquartile_mean_leaves_out_a_quarter_on_each_side():
+    scores = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 70.0, -80.0])
+    # Sorted: -80 1 | 2 3 4 5 | 6 70.
+    assert statistics.interquartile_mean(scores) == 3.5
+    assert statistics.interquartile_mean(np.array([1.0, 2.0, 6.0])) == 3.0  # three: the mean
+    rows = np.stack([scores, scores + 1.0])
+    np.testing.assert_array_equal(statistics.interquartile_mean(rows), [3.5, 4.5])
+
+
+def test_probability_of_improvement_counts_pairs_within_tasks():
+    rng = np.random.default_rng(0)
+    x = [rng.integers(0, 5, n).astype(float) for n in (3, 5)]
+    y = [rng.integers(0, 5, n).astype(float) for n in (4, 2)]
+    by_task = []
+    for a, b in zip(x, y, strict=True):
+        wins = [1.0 if p > q else 0.5 if p == q else 0.0 for p, q in product(a, b)]
+        by_task.append(sum(wins) / len(wins))
+    value, low, high = statistics.improvement(x, y)
+    assert value == pytest.approx(sum(by_task) / 2)
+    assert low <= value <= high
+    assert statistics.improvement(y, x)[0] == pytest.approx(1.0 - value)
+
+
+def test_bootstrap_draws_seeds_within_their_task():
+    strata = [np.array([1.0, 2.0]), np.array([100.0, 200.0, 300.0])]
+    first, second = statistics.resample(strata, np.random.default_rng(0))
+    assert set(np.unique(first)) == {1.0, 2.0}
+    assert set(np.unique(second)) == {100.0, 200.0, 300.0}
+    assert first.shape[1] == 2
+    # Two draws of two values: their means are 1, 1.5 and 2 with weights 1:2:1.
+    shares = [(first.mean(axis=1) == m).mean() for m in (1.0, 1.5, 2.0)]
+    np.testing.assert_allclose(shares, [0.25, 0.5, 0.25], atol=0.04)
+
+
+def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for trial in range(200):
+        strata = [rng.standard_normal(20), rng.standard_normal(20)]
+        _, low, high = statistics.estimate(strata, seed=trial)
+        covered += low <= 0.0 <= high
+    # 95 % of 200 is 190; percentile intervals of 20 draws are a little narrow.
+    assert 175 <= covered <= 198
+
+
+# The report.
+
+
+def rows_of(scores: dict[tuple[str, str, str], list[float]], step: int = 10) -> list[Row]:
+    return [
+        Row(task, agent, seed, 0 if agent == "random" else step, protocol, value, 0.0, 1.0)
+        for (task, agent, protocol), values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+SCORES = {
+    ("A", "smfp", "deterministic"): [30.0, 50.0],
+    ("A", "smfp", "best_of_k"): [90.0, 90.0],
+    ("A", "sac", "deterministic"): [20.0, 20.0],
+    ("A", "random", "sampled"): [10.0, 10.0],
+    ("B", "smfp", "deterministic"): [-100.0, -300.0],
+    ("B", "sac", "deterministic"): [-200.0, -200.0],
+    ("B", "random", "sampled"): [-500.0, -700.0],
+}
+
+
+def test_scores_are_normalised_by_the_random_policy_and_the_reference():
+    summary = report.summarise(report.Evaluations(rows_of(SCORES), "sac"))
+    assert summary["anchors"]["A"] == {"zero": 10.0, "one": 20.0}
+    assert summary["anchors"]["B"] == {"zero": -600.0, "one": -200.0}
+    part = summary["protocols"]["deterministic"]
+    # 2, 4, 1.25 and 0.75 without the lowest and the highest.
+    assert part["normalised"]["smfp"][0] == pytest.approx((2.0 + 1.25) / 2)
+    assert part["normalised"]["sac"][0] == pytest.approx(1.0)
+    assert part["tasks"]["B"]["smfp"] == {"iqm": (-200.0, -300.0, -100.0), "seeds": 2}
+    # A: both of 2 win; B: one wins, one loses.
+    assert part["improvement"]["over"]["sac"]["probability"][0] == pytest.approx(0.75)
+
+
+def test_protocols_are_never_mixed():
+    rows = rows_of(SCORES)
+    part = report.summarise(report.Evaluations(rows, "sac"))["protocols"]
+    assert list(part) == ["deterministic", "best_of_k"]
+    assert part["best_of_k"]["tasks"] == {
+        "A": {"smfp": {"iqm": (90.0, 90.0, 90.0), "seeds": 2}},
+        "B": {},
+    }
+    # Best of K is known in one of the two tasks: no aggregate beside one over both.
+    assert part["best_of_k"]["normalised"] == {}
+    without = [row for row in rows if row.protocol != "best_of_k"]
+    alone = report.summarise(report.Evaluations(without, "sac"))["protocols"]
+    assert alone["deterministic"] == part["deterministic"]
+
+
+def test_runs_that_did_not_come_to_the_end_are_counted_out_and_said():
+    rows = rows_of(SCORES)
+    rows += [Row("A", "sac", 7, 5, "deterministic", 1000.0, 0.0, 1.0)]
+    rows += [Row("A", "smfp", 7, 10, "deterministic", 40.0, 0.0, 1.0)]
+    summary = report.summarise(report.Evaluations(rows, "sac"))
+    cells = summary["protocols"]["deterministic"]["tasks"]["A"]
+    assert cells["sac"] == {"iqm": (20.0, 20.0, 20.0), "seeds": 2}
+    text = report.markdown(summary)
+    assert "(3 runs) | 20.0 [20.0, 20.0] (2 runs)" in text
+
+
+def test_task_without_a_scale_is_left_out_and_named():
+    scores = {key: v for key, v in SCORES.items() if key != ("B", "random", "sampled")}
+    summary = report.summarise(report.Evaluations(rows_of(scores), "sac"))
+    assert summary["protocols"]["deterministic"]["normalised"]["smfp"][0] == pytest.approx(3.0)
+    assert "No normalised score for B" in report.markdown(summary)
+
+
+# Peers.
+
+
+@needs_sb3
+@pytest.mark.parametrize(
+    ("peer", "modes"), [("sb3_sac", ["deterministic", "sampled"]), ("sb3_td3", ["deterministic"])]
+)
+def test_peer_learns_the_same_however_often_it_is_evaluated(
+    tmp_path: Path, peer: str, modes: list[str]
+):
+    from smfp_core.comparison.peers import run
+
+    small = {"learning_starts": 20, "policy_kwargs": {"net_arch": [16, 16]}, "batch_size": 16}
+    last = []
+    for eval_every in (30, 90):
+        config = PeerConfig(peer, "Pendulum-v1", 3, 90, eval_every, 1, parameters=small)  # type: ignore[arg-type]
+        run(config, tmp_path)
+        rows = numbers(tmp_path / "evaluations.csv")
+        assert [r["mode"] for r in rows] == modes * (90 // eval_every)
+        last.append(rows[-len(modes) :])
+    assert last[0] == last[1]
+
+
+@needs_sb3
+def test_peers_sampled_action_has_the_distribution_of_the_librarys_own():
+    import torch
+
+    from smfp_core.comparison.peers import make_model, modes_of
+
+    env = make_env("Pendulum-v1", {})
+    config = PeerConfig("sb3_sac", "Pendulum-v1", 0, 10, 10, 1)
+    model = make_model(config, env)
+    observation = env.reset(seed=0)[0]
+    rng = np.random.default_rng(0)
+    ours = [modes_of(model)["sampled"](observation, rng)[0] for _ in range(500)]
+    torch.manual_seed(0)
+    theirs = [model.predict(observation, deterministic=False)[0][0] for _ in range(500)]
+    quantiles = np.linspace(0.1, 0.9, 9)
+    np.testing.assert_allclose(
+        np.quantile(ours, quantiles), np.quantile(theirs, quantiles), atol=0.12
+    )
+
+
+@needs_sb3
+def test_unknown_parameter_of_a_peer_is_named():
+    from smfp_core.comparison.peers import make_model
+
+    env = make_env("Pendulum-v1", {})
+    parameters = {"learningrate": 1.0}
+    with pytest.raises(ConfigError, match=r"parameters: .*learningrate"):
+        make_model(PeerConfig("sb3_sac", "Pendulum-v1", 0, 1, 1, 1, parameters=parameters), env)
+
+
+def test_run_that_cannot_start_is_reported_and_does_not_end_the_rest(tmp_path: Path):
+    settings = {"peer": "random", "env_id": "Pendulum-v1", "seed": 0, "steps": 1}
+    (tmp_path / "file").write_text("")
+    blocked = Run("A", "random", 0, tmp_path / "file" / "run", "smfp_core.train", settings)
+    outcomes: list[Outcome] = []
+    run_here([blocked, blocked], 1, Stop(), outcomes.append)
+    assert [o.state for o in outcomes] == ["failed", "failed"]
