@@ -5,16 +5,18 @@ import gymnasium
 
 REACH_ID = "smfp/Reach-v0"
 REACH_STEPS = 250
+# id: (entry point, steps to the time limit)
+_TASKS = {
+    REACH_ID: ("smfp_sim.tasks.reach:ReachEnv", REACH_STEPS),
+    "smfp/PointAround-v0": ("smfp_sim.tasks.around:PointAroundEnv", 80),
+}
 
 
 def register() -> None:
     """Register the tasks with gymnasium; repeated calls change nothing."""
-    if REACH_ID not in gymnasium.registry:
-        gymnasium.register(
-            REACH_ID,
-            entry_point="smfp_sim.tasks.reach:ReachEnv",
-            max_episode_steps=REACH_STEPS,
-        )
+    for name, (entry_point, steps) in _TASKS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point=entry_point, max_episode_steps=steps)
 
 
 register()

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PointAround: a point goes round a disc to a goal behind it; both ways are equally good.
+
+The smallest control task with several good actions: the plane's mirror image in the x axis is the
+same task, so a policy that holds both ways takes each in half of the episodes, and one that blends
+them drives into the disc. Start near (-1, 0), goal near (1, 0), a disc of radius 0.35 m at the
+origin. Action: velocity as a fraction of 1 m/s, held for 50 ms by a velocity servo. Horizon 4 s,
+ended by truncation; touching the disc terminates. Success: within 0.1 m of the goal for the last
+0.25 s. Reward of a step, with d the distance to the goal in metres: ``5 (d0 - d)``, 0.5 within
+0.1 m, and -2 for touching the disc.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+DISC_RADIUS_M, POINT_RADIUS_M = 0.35, 0.05
+GOAL_DISTANCE_M = 0.1
+SUCCESS_STEPS = 5
+SPREAD_M = 0.1
+_SUBSTEPS = 5
+
+_MJCF = f"""
+<mujoco model="point_around">
+  <option timestep="0.01" gravity="0 0 0" integrator="implicitfast"/>
+  <worldbody>
+    <geom name="disc" type="cylinder" size="{DISC_RADIUS_M} 0.1" rgba="0.6 0.3 0.2 1"/>
+    <body name="point">
+      <joint name="x" type="slide" axis="1 0 0"/>
+      <joint name="y" type="slide" axis="0 1 0"/>
+      <geom name="point" type="sphere" size="{POINT_RADIUS_M}" mass="1"/>
+    </body>
+  </worldbody>
+  <actuator>
+    <velocity joint="x" kv="20" forcerange="-20 20"/>
+    <velocity joint="y" kv="20" forcerange="-20 20"/>
+  </actuator>
+</mujoco>
+"""
+
+
+class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """The task as a gymnasium environment.
+
+    Observation [6]: position (m), velocity (m/s), goal (m). ``info`` holds ``side``: +1 or -1 for
+    the half plane in which the disc was passed, 0 before that; ``distance_m``; ``is_success``.
+    """
+
+    # gymnasium.Env declares it so, as an attribute of instances.
+    metadata: dict[str, Any] = {"render_modes": [], "render_fps": 20}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self._model = mujoco.MjModel.from_xml_string(_MJCF)
+        self._data = mujoco.MjData(self._model)
+        self._goal = np.zeros(2)
+        self._side = 0.0
+        self._steps_at_goal = 0
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (6,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode."""
+        super().reset(seed=seed)
+        mujoco.mj_resetData(self._model, self._data)
+        offsets = self.np_random.uniform(-SPREAD_M, SPREAD_M, 2)
+        self._data.qpos[:] = -1.0, offsets[0]
+        self._goal = np.array([1.0, offsets[1]])
+        self._side, self._steps_at_goal = 0.0, 0
+        mujoco.mj_forward(self._model, self._data)
+        return self._observe(), self._info()
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Apply ``action`` [2] in [-1, 1] for 50 ms."""
+        before, x_before = self._distance(), self._data.qpos[0]
+        self._data.ctrl[:] = np.clip(action, -1.0, 1.0)
+        touched = False
+        for _ in range(_SUBSTEPS):
+            mujoco.mj_step(self._model, self._data)
+            touched = touched or self._data.ncon > 0
+        x, y = self._data.qpos
+        if self._side == 0.0 and x_before < 0.0 <= x:
+            self._side = float(np.sign(y))
+        distance = self._distance()
+        near = distance < GOAL_DISTANCE_M and not touched
+        self._steps_at_goal = self._steps_at_goal + 1 if near else 0
+        reward = 5.0 * (before - distance) + 0.5 * near - 2.0 * touched
+        return self._observe(), float(reward), touched, False, self._info()
+
+    def _observe(self) -> NDArray[np.float32]:
+        parts = (self._data.qpos, self._data.qvel, self._goal)
+        return np.concatenate(parts).astype(np.float32)
+
+    def _distance(self) -> float:
+        return float(np.linalg.norm(self._goal - self._data.qpos))
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "side": self._side,
+            "distance_m": self._distance(),
+            "is_success": self._steps_at_goal >= SUCCESS_STEPS,
+        }
