@@ -6,17 +6,15 @@ from __future__ import annotations
 import os
 import re
 import resource
-import signal
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from bench import Bench, FakeDriver, open_bench
-from driver_process import DriverProcess, Motion, set_faults, start_driver
+from driver_process import set_faults, start_driver
+from fault_rig import TIMEOUT_S, Rig, assert_within_limits, make_rig
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from std_msgs.msg import Float64MultiArray
@@ -24,110 +22,10 @@ from std_srvs.srv import SetBool, Trigger
 
 from smfp_control.faults import FaultKind
 from smfp_core.robot import RobotConfig
-from smfp_sim.arm import ArmModel, Kinematics
 
 pytestmark = pytest.mark.process
 
-# A machine that runs other work holds processes up for hundreds of milliseconds.
-TIMEOUT_S = 1.0
-# Between the cause and its status here lie three processes that share two busy cores. What the
-# control loop itself needs is asserted in lock-step: test_each_fault_is_latched_within_two_periods.
-ALLOWANCE_S = 3.0
-# Mean over this long: commands that the machine bunches make the servo's velocity jitter.
-WINDOW_S = 0.2
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
-
-
-def assert_within_limits(robot: RobotConfig, motion: Motion) -> None:
-    """The arm's own trajectory kept to the limits of position, velocity and acceleration."""
-    low, high = np.array([joint.position_rad for joint in robot.joints]).T
-    assert np.all((motion.position >= low) & (motion.position <= high))
-    n = round(0.05 / (motion.time_s[1] - motion.time_s[0]))
-    mean = (motion.position[n:] - motion.position[:-n]) / (motion.time_s[n:] - motion.time_s[:-n])[
-        :, None
-    ]
-    assert np.abs(mean).max() <= robot.limits.velocity.max()
-    assert np.abs(motion.smooth_acceleration(WINDOW_S)).max() <= robot.limits.acceleration.max()
-
-
-@dataclass
-class Rig:
-    """Node and driver, and two goals to move between."""
-
-    bench: Bench
-    driver: DriverProcess
-    goals: tuple[np.ndarray, np.ndarray]
-
-    def move(self) -> None:
-        """Have the arm on its way to the goal that is farther away."""
-        bench = self.bench
-        bench.until(lambda: bench.states, "joint states")
-        goal = max(self.goals, key=bench.goal_error_m)
-        start = bench.joint_position()
-        bench.send_goal(goal)
-        bench.until_state("tracking")
-        bench.until(lambda: np.abs(bench.joint_position() - start).max() > 0.01, "motion")
-
-    def expect(self, kind: str, reason: str, within_s: float) -> None:
-        """The fault is latched, said on both topics, and the command comes to rest."""
-        bench, begin = self.bench, time.monotonic()
-        bench.until(lambda: bench.status["fault"] != "none", f"fault {kind}")
-        took = time.monotonic() - begin
-        assert bench.status["fault"] == kind, bench.status
-        assert re.search(reason, bench.status["fault_reason"]), bench.status
-        assert bench.status["message"].startswith(f"{kind}: ")
-        assert took < within_s + ALLOWANCE_S
-        bench.diagnostics = {}
-        bench.until(lambda: bench.diagnostics.get("fault") == kind, f"{kind} on /diagnostics")
-        assert re.search(reason, bench.diagnostics["fault_reason"])
-        assert int(bench.diagnostics["faults"]) >= 1
-        self.assert_rests()
-
-    def assert_rests(self) -> None:
-        """Commands come to rest, and go on, at one position that is not zero."""
-        bench = self.bench
-        bench.commands.clear()
-        bench.until(
-            lambda: len(bench.commands) > 20 and bench.commands[-1][1] == bench.commands[-20][1],
-            "commands at rest",
-        )
-        bench.commands.clear()
-        bench.until(lambda: len(bench.commands) > 20, "commands that hold")
-        bench.assert_never_moved()
-        assert any(bench.commands[0][1])
-
-    def reset(self) -> None:
-        """Reset until it is granted and lasts: a driver that starts stutters at first."""
-        bench = self.bench
-
-        def calm() -> bool:
-            bench.reset()
-            bench.spin(0.3)
-            return bench.status["state"] == "hold"
-
-        bench.until(calm, "the reset to be granted")
-
-    def recover(self) -> None:
-        """Reset, and reach a goal again."""
-        bench = self.bench
-        self.reset()
-        assert bench.status["fault"] == "none"
-        self.move()
-        assert bench.call(Trigger, "policy_node/hold", Trigger.Request()).success
-        bench.until_state("hold")
-
-
-def make_rig(bench: Bench, folder: Path, policy: Path, *options: str, **parameters: object) -> Rig:
-    driver = start_driver(bench, folder, *options)
-    limits = {
-        "state_timeout_s": TIMEOUT_S,
-        "state_delay_limit_s": 1.0,
-        "tracking_error_rad": 0.5,
-    }
-    bench.start_policy_node(policy, autostart=True, **(limits | parameters))
-    bench.until_state("hold")
-    home = Kinematics(ArmModel(bench.robot)).tool_position(bench.robot.home_rad)
-    return Rig(bench, driver, (np.array([0.42, 0.20, 0.55]), home))
 
 
 @pytest.fixture(scope="module")
@@ -322,53 +220,6 @@ def test_states_300_ms_late_stop_the_arm(
     set_faults(bench, delay_s=0.0)
     rig.reset()
     assert_within_limits(robot, rig.driver.motion())
-
-
-def test_a_driver_that_restarts_is_taken_up_after_a_reset(
-    bench: Bench, robot: RobotConfig, policy_path: Path, tmp_path: Path
-) -> None:
-    rig = make_rig(bench, tmp_path, policy_path)
-    for _ in range(2):
-        rig.move()
-        assert_within_limits(robot, rig.driver.motion())  # ends it
-        rig.expect("stale_state", "does the driver run", TIMEOUT_S)
-        assert not bench.reset().success
-        pose = ",".join(map(str, bench.commands[-1][1]))
-        rig.driver = start_driver(bench, tmp_path, f"--pose={pose}")
-        rig.recover()
-    assert_within_limits(robot, rig.driver.motion())
-
-
-def test_a_control_thread_that_is_starved_stops_the_arm(
-    bench: Bench, robot: RobotConfig, policy_path: Path, tmp_path: Path
-) -> None:
-    rig = make_rig(bench, tmp_path, policy_path, deadline_miss_limit=250)
-    bench.send_goal(rig.goals[0])
-    bench.spin(0.5)
-    node = bench.children[1]
-    node.signal(signal.SIGSTOP)
-    bench.spin(0.6)  # 300 deadlines, and less than the timeout of states
-    node.signal(signal.SIGCONT)
-    rig.expect("missed_deadlines", "too busy", 0.0)
-    rig.reset()
-    assert_within_limits(robot, rig.driver.motion())
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_arm_rests_when_the_node_is_ended_in_motion(
-    bench: Bench, robot: RobotConfig, policy_path: Path, tmp_path: Path, number: int
-) -> None:
-    rig = make_rig(bench, tmp_path, policy_path)
-    rig.move()
-    bench.spin(np.random.default_rng().uniform(0.0, 0.5))
-    bench.children[1].signal(number)
-    status = bench.until_exit(bench.children[1])
-    assert status == (-number if number == signal.SIGKILL else 0)
-    bench.spin(0.5)
-    motion = rig.driver.motion()
-    assert np.abs(motion.velocity[-50:]).max() < 1e-3
-    # Without a node that ramps down, the controller holds the last position: the servo brakes.
-    assert_within_limits(robot, motion)
 
 
 def test_a_controller_that_disappears_stops_the_arm(

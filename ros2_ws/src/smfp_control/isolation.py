@@ -108,7 +108,8 @@ class Child:
         self, module: str, arguments: Sequence[str] = (), environment: Mapping[str, str] = {}
     ) -> None:
         self.module = module
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 closed in stop()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 closed in close()
+        self._abandoned: set[Path] = set()
         libc = ctypes.CDLL(None)
         parent = os.getpid()
 
@@ -132,6 +133,8 @@ class Child:
 
     def signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
+        if number == signal.SIGKILL:
+            self._abandoned |= shared_memory_of(self.process.pid)
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
 
@@ -145,13 +148,12 @@ class Child:
     def close(self) -> None:
         """End it, by force if it is still running, and forget its output."""
         if self.process.poll() is None:
-            segments = shared_memory_of(self.process.pid)
-            self.process.kill()
+            self.signal(signal.SIGKILL)
             self.process.wait()
-            # A process that ends in order removes its own; other participants' are not touched.
-            for segment in segments:
-                segment.unlink(missing_ok=True)
-                segment.with_name(f"{segment.name}_el").unlink(missing_ok=True)
+        # A process that ends in order removes its own; other participants' are not touched.
+        for segment in self._abandoned:
+            segment.unlink(missing_ok=True)
+            segment.with_name(f"{segment.name}_el").unlink(missing_ok=True)
         self._output.close()
 
 
