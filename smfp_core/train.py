@@ -95,7 +95,13 @@ class Trainer:
             action = self.rng.uniform(-1.0, 1.0, self.n_act).astype(np.float32)
         else:
             action = self.agent.act(self.collector.observation)
+        if not np.isfinite(action).all():
+            raise self._not_finite(["action", *self.agent.non_finite()])
         transition = self.collector.step(action)
+        if not np.isfinite(transition.next_observation).all() or not math.isfinite(
+            transition.reward
+        ):
+            raise self._not_finite(["observation or reward of the environment"])
         self.agent.normalizer.update(torch.from_numpy(transition.observation))
         self.multi_step.add(*transition[:-1])
         if transition.terminated or transition.truncated:
@@ -108,14 +114,24 @@ class Trainer:
         return metrics
 
     def _checked(self, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
+        """The metrics as numbers.
+
+        Raises:
+            TrainingError: one of them, or something that learning wrote, is not finite.
+        """
         values = {name: float(value) for name, value in metrics.items()}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{name} became {value} by step {self.step}; the last checkpoint in "
-                    f"{self.folder / 'checkpoints'} is kept. Try a smaller learning rate."
-                )
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        broken += self.agent.non_finite()
+        if broken:
+            raise self._not_finite(broken)
         return values
+
+    def _not_finite(self, names: list[str]) -> TrainingError:
+        return TrainingError(
+            f"not finite by step {self.step}: {', '.join(names)}. The last good checkpoint in "
+            f"{self.folder / 'checkpoints'} is kept. If it is not the environment's doing, try a "
+            "smaller learning rate."
+        )
 
     def _evaluate(self, log: RunLog) -> None:
         noise = np.zeros(self.n_act, np.float32)
@@ -147,7 +163,12 @@ class Trainer:
         write_atomically(self.folder / "deterministic_noise.json", json.dumps(record))
 
     def save(self) -> None:
-        """Write a checkpoint of everything that decides what comes next."""
+        """Write a checkpoint of everything that decides what comes next.
+
+        Raises:
+            TrainingError: something in it is not finite; nothing is written.
+        """
+        self._checked({})
         arrays = {f"replay.{k}": v for k, v in self.replay.state().items()}
         arrays |= {f"multi_step.{k}": v for k, v in self.multi_step.state().items()}
         arrays |= {f"collector.{k}": v for k, v in self.collector.state().items()}

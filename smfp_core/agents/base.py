@@ -178,6 +178,11 @@ class Agent(ABC):
             f"compile: {reason}; training goes on uncompiled, at a lower rate", stacklevel=2
         )
 
+    def non_finite(self) -> list[str]:
+        """Names of the vectors, and of the observations' statistics, that are not finite."""
+        tensors = self.state | {"observation statistics": self.normalizer.sum_squares}
+        return [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+
     # --- checkpoints ------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:

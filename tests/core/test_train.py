@@ -232,3 +232,26 @@ def test_evaluation_can_be_filmed(finished: Path, tmp_path: Path):
     assert frames.shape[1:] == (240, 320, 3)
     # The arm moves: the first and the last picture differ.
     assert (frames[0] != frames[-1]).any()
+
+
+def test_what_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(tmp_path: Path):
+    folder = tmp_path / "run"
+    config = write_config(tmp_path, steps=340, checkpoint_every=300, log_every=20, eval_every=1000)
+    result = run("--config", config, "--run-dir", folder, "--critic-learning-rate", "1e30")
+    assert result.returncode == 1
+    assert "not finite by step 30" in result.stderr and "Traceback" not in result.stderr
+    assert "action, actor, " in result.stderr
+    path = checkpoint.latest(folder / "checkpoints")
+    assert path.name == "step_000000300"
+
+
+def test_report_shows_the_curves_of_a_run(finished: Path, tmp_path: Path):
+    page = tmp_path / "report.html"
+    command = [sys.executable, "-m", "smfp_core.report", finished, "-o", page]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 2
+    assert "best_of_k" in text and "effective_samples" in text and "batch_size: 32" in text
+    command[3] = tmp_path
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and "has no config.yaml" in result.stderr

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small experiments that show what the policy class can do."""
