@@ -102,6 +102,11 @@ class ClearanceModel:
         point = self.point_position(row - len(self.pairs))
         return float(min((point - self._low).min(), (self._high - point).min()))
 
+    def least(self, q: FloatArray) -> float:
+        """The least clearance over all rows at joint positions ``q`` [n] (rad), m."""
+        self.set_pose(q)
+        return min(self.distance(row) for row in range(len(self.levers)))
+
     def point_position(self, index: int) -> FloatArray:
         """Position [3] (m, base frame) of a guarded point at the pose set."""
         return (self._world[index] - self._base_position) @ self._base_rotation

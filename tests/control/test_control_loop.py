@@ -354,6 +354,13 @@ def test_too_many_missed_deadlines_are_a_fault(lockstep: LockStep) -> None:
     assert lockstep.latch.fault.kind is FaultKind.MISSED_DEADLINES
 
 
+def test_misses_are_counted_within_a_window(lockstep: LockStep) -> None:
+    for second in range(5):
+        lockstep.misses = 50 * second
+        lockstep.run(1.1)
+    assert lockstep.latch.fault is None
+
+
 def test_a_policy_output_that_is_not_finite_is_a_fault_and_never_a_motion(
     robot: RobotConfig, nan_policy_path: Path, near_goal: np.ndarray
 ) -> None:

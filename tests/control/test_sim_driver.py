@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from smfp_control.sim_driver import SimulatedDriver
-from smfp_core.robot import RobotConfig
+from smfp_core.robot import RobotConfig, Workspace
 from smfp_core.strict import ConfigError
+from smfp_sim.clearance import ClearanceModel
 
 PERIOD_S = 0.002
 
@@ -89,6 +92,34 @@ def test_start_poses(robot: RobotConfig) -> None:
     assert (first == again).all() and (first != other).any()
     for pose, joint in zip(first, robot.joints, strict=True):
         assert joint.start_rad[0] <= pose <= joint.start_rad[1]
+
+
+def anywhere(robot: RobotConfig) -> RobotConfig:
+    """The arm with starts over the whole ranges of its joints: most of them touch something."""
+    joints = tuple(dataclasses.replace(j, start_rad=j.position_rad) for j in robot.joints)
+    return dataclasses.replace(robot, joints=joints)
+
+
+def test_random_starts_are_clear_of_everything(robot: RobotConfig) -> None:
+    wide = anywhere(robot)
+    low, high = np.array([joint.position_rad for joint in robot.joints]).T
+    clearance, rng = ClearanceModel(robot), np.random.default_rng(0)
+    raw = [clearance.least(rng.uniform(low, high)) for _ in range(30)]
+    assert min(raw) < 0.0, "nothing is shown if every pose is clear"
+    driver = SimulatedDriver(wide, PERIOD_S, start_pose="random", seed=0)
+    for _ in range(30):
+        assert clearance.least(driver.arm.joint_position) >= 0.02 - 1e-9
+        assert not driver.arm.in_contact
+        driver.reset()
+
+
+def test_a_random_start_that_cannot_be_had_is_refused_by_name(robot: RobotConfig) -> None:
+    box = Workspace((5.0, 5.0, 5.0), (6.0, 6.0, 6.0))
+    caged = dataclasses.replace(
+        robot, surroundings=dataclasses.replace(robot.surroundings, workspace=box)
+    )
+    with pytest.raises(ConfigError, match="start_pose: none of"):
+        SimulatedDriver(caged, PERIOD_S, start_pose="random")
 
 
 @pytest.mark.parametrize("text", ["", "here", "0,0,0", "0,0,0,0,0,nan"])

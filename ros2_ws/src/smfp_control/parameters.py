@@ -193,16 +193,21 @@ class PolicyNodeParameters:
         low=0.001,
         high=1.0,
     )
+    overrun: Literal["skip", "catch_up_once"] = _parameter(
+        "skip",
+        "What follows a missed deadline. skip: the next tick comes at the next deadline; "
+        "catch_up_once: one tick comes at once, however many were missed. Either way, more than "
+        "deadline_miss_limit of them within deadline_window_s are a fault",
+    )
     deadline_miss_limit: int = _parameter(
-        50, "Missed deadlines within the window that stop the arm", low=1, high=100000
+        50,
+        "Missed deadlines within deadline_window_s that are borne; one more latches the fault "
+        "missed_deadlines and stops the arm. 0: the first one does",
+        low=0,
+        high=100000,
     )
     deadline_window_s: float = _parameter(
         1.0, "Window in which missed deadlines are counted", unit="s", low=0.1, high=60.0
-    )
-    overrun: Literal["skip", "catch_up_once"] = _parameter(
-        "skip",
-        "After a missed deadline: wait for the next one, or tick once at once. Too many are a "
-        "fault either way",
     )
     scheduler_priority: int = _parameter(
         0, "SCHED_FIFO priority of the control thread; 0: normal scheduling", low=0, high=99
@@ -256,7 +261,8 @@ class SimNodeParameters:
     )
     start_pose: str = _parameter(
         "home",
-        "Pose at start and after ~/reset: 'home', 'random' (within the robot's start range), or "
+        "Pose at start and after ~/reset: 'home', 'random' (within the robot's start range and "
+        "clear of everything), or "
         "joint positions in rad in the robot's order, separated by commas",
     )
     seed: int = _parameter(0, "Seed of random starts", low=0, high=2**31 - 1)

@@ -11,10 +11,14 @@ from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
 from smfp_core.strict import ConfigError
 from smfp_sim.arm import ArmModel, SimulatedArm
+from smfp_sim.clearance import ClearanceModel
 
 # Simulated time that one call makes up for at most: after a long stall of the computer the robot
 # is a little behind the clock rather than stuck in computing.
 _MOST_CATCH_UP_S = 0.1
+# Random starts keep as far from everything, a little more than the safety filter's own margin.
+_START_CLEARANCE_M = 0.02
+_MOST_DRAWS = 1000
 
 
 class SimulatedDriver:
@@ -72,8 +76,7 @@ class SimulatedDriver:
         if self._start_pose == "home":
             return self.robot.home_rad
         if self._start_pose == "random":
-            low, high = np.array([joint.start_rad for joint in self.robot.joints]).T
-            return self._rng.uniform(low, high)
+            return self._draw()
         try:
             pose = np.array([float(text) for text in self._start_pose.split(",")])
         except ValueError:
@@ -84,6 +87,18 @@ class SimulatedDriver:
                 f"separated by commas, got '{self._start_pose}'"
             )
         return pose
+
+    def _draw(self) -> FloatArray:
+        low, high = np.array([joint.start_rad for joint in self.robot.joints]).T
+        clearance = ClearanceModel(self.robot, self.arm.model)
+        for _ in range(_MOST_DRAWS):
+            pose = self._rng.uniform(low, high)
+            if clearance.least(pose) >= _START_CLEARANCE_M:
+                return pose
+        raise ConfigError(
+            f"start_pose: none of {_MOST_DRAWS} random poses is {_START_CLEARANCE_M} m clear of "
+            "everything: narrow the joints' start_rad in the robot description"
+        )
 
     def take_position(self, values: Sequence[float]) -> str | None:
         """Joint positions [n], rad, held until the next command; returns why they are ignored."""
