@@ -48,7 +48,7 @@ class Plan:
     """How much to measure."""
 
     rounds: int = 3
-    period_s: float = 2.0
+    period_s: float = 1.0
     ticks: int = 8_000
     memory_ticks: int = 1_000_000
     latency_s: float = 5.0
@@ -191,7 +191,7 @@ def measure(policy: Path, plan: Plan, with_latency: bool) -> dict[str, Any]:
     latency = measure_latency(plan) if with_latency else []
     say("peers")
     peers = run("loop_peers.py", policy, "--rounds", max(plan.rounds, 2), "--calls", plan.calls)
-    say("memory")
+    say(f"memory over {plan.memory_ticks:,} ticks")
     memory = run("loop_rig.py", "memory", policy, "--ticks", plan.memory_ticks)["rows"]
     say("done")
     provenance = dataclasses.asdict(here("benchmarks/control_loop.py"))

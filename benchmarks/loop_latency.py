@@ -139,7 +139,9 @@ def measure(folder: Path, seconds: float, fifo: bool, loaded: bool) -> dict[str,
         "robot": folder / "robot.yaml",
         "policy_path": folder / "marker.onnx",
         "autostart": "true",
+        # Late states and ticks are what is measured here, so they must not stop the arm.
         "state_timeout_s": 1.0,
+        "state_delay_limit_s": 0.0,
         "deadline_miss_limit": 100000,
         "scheduler_priority": _PRIORITY if fifo else 0,
         "lock_memory": str(fifo).lower(),
@@ -165,6 +167,9 @@ def measure(folder: Path, seconds: float, fifo: bool, loaded: bool) -> dict[str,
                 else:
                     found.append(latency)
                 driver.spin(_MARK_EVERY_NS * 1e-9)
+                if driver.diagnostics.get("fault", "none") != "none":
+                    # Nothing is answered any more.
+                    raise RuntimeError(f"the arm was stopped: {driver.diagnostics}")
     finally:
         stop_children([child], patience_s=5.0)
         node.destroy_node()
