@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import math
 
 import pytest
@@ -34,6 +35,45 @@ def test_both_estimators_bound_the_entropy_from_below_and_the_marginal_tightens(
     assert all(estimate < truth + margin for estimate in estimates)
     assert estimates == sorted(estimates)
     assert truth - estimates[-1] < 0.1 < truth - estimates[0]
+
+
+@pytest.mark.parametrize(("sharpness", "std"), [(8.0, 0.1), (1.0, 0.05), (2.0, 0.5)])
+def test_estimates_bound_the_integrated_entropy_of_a_bent_map(sharpness: float, std: float):
+    # mu(e) = 0.7 tanh(sharpness (e - 0.3)): two modes, a ramp, a blur. Truth by quadrature alone.
+    e = torch.linspace(-8, 8, 8001, dtype=torch.float64)
+    mu = 0.7 * torch.tanh(sharpness * (e - 0.3))
+    share = torch.softmax(-0.5 * e.square(), 0)
+    a = torch.linspace(-0.7 - 8 * std, 0.7 + 8 * std, 1501, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * ((a[:, None] - mu) / std).square()) / (std * math.sqrt(2 * math.pi))
+    density = kernel @ share
+    truth = -torch.trapezoid(torch.xlogy(density, density), a).item()
+    assert torch.trapezoid(density, a).item() == pytest.approx(1.0, abs=1e-6)
+
+    count, estimates = 8_000, []
+    generator = torch.Generator().manual_seed(0)
+    log_std = torch.full((count, 1), math.log(std), dtype=torch.float64)
+    for draws in (1, 4, 16, 64, 256):
+        noise = torch.randn(count, draws, 1, generator=generator, dtype=torch.float64)
+        means = 0.7 * torch.tanh(sharpness * (noise - 0.3))
+        eps = torch.randn(count, 1, 1, generator=generator, dtype=torch.float64)
+        sample = -marginal_log_prob(means[:, :1] + std * eps, means, log_std)
+        margin = 3 * sample.std().item() / math.sqrt(count)
+        estimates.append(sample.mean().item())
+        assert estimates[-1] < truth + margin
+    assert all(b > a - 0.02 for a, b in itertools.pairwise(estimates))
+    assert estimates[0] == pytest.approx(gaussian_entropy(std, 1), abs=0.03)  # conditional
+    assert truth - estimates[-1] < 0.04 < truth - estimates[0]
+
+
+def test_gradients_of_both_densities_equal_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    actions, means = torch.randn(2, 3, 4, 2, generator=generator, dtype=torch.float64)
+    log_std = 0.3 * torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    inputs = tuple(x.requires_grad_() for x in (actions, means, log_std))
+    assert torch.autograd.gradcheck(marginal_log_prob, inputs)
+    assert torch.autograd.gradcheck(
+        lambda a, m, s: conditional_log_prob(a, m, s.unsqueeze(1)), inputs
+    )
 
 
 def test_conditional_log_prob_is_the_gaussian_density():

@@ -51,3 +51,38 @@ def test_beta_is_never_negative():
 @pytest.mark.parametrize(("weights", "size"), [([1.0, 0, 0, 0], 1.0), ([0.25] * 4, 4.0)])
 def test_effective_sample_size(weights: list[float], size: float):
     assert effective_sample_size(torch.tensor([weights])).item() == pytest.approx(size)
+
+
+ACTIONS = torch.linspace(-1, 1, 401, dtype=torch.float64)
+VALUE = torch.logaddexp(-((ACTIONS + 0.5) / 0.2).square(), 0.4 - ((ACTIONS - 0.4) / 0.1).square())
+
+
+@pytest.mark.parametrize("step", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_density_on_the_line_converges_to_the_boltzmann_density(alpha: float, step: float):
+    # Two peaks of unequal height and width, from a start that leans to the wrong one.
+    log_prob = torch.log_softmax(-2 * ACTIONS, 0).unsqueeze(0)
+    for _ in range(400):
+        weights, beta = mirror_weights(VALUE.unsqueeze(0), log_prob, alpha, step)
+        assert beta >= 0
+        log_prob = torch.log_softmax(weights.log() + log_prob, -1)
+    truth = torch.softmax(VALUE / alpha, 0)
+    assert 0.5 * (log_prob[0].exp() - truth).abs().sum() < 1e-3  # total variation
+
+
+@pytest.mark.parametrize("step", [1.0, 3.0])
+def test_resampled_candidates_converge_to_the_boltzmann_policy(step: float):
+    q = torch.tensor([0.5, 0.2, 0.0, -0.3, -1.0], dtype=torch.float64)
+    alpha, generator = 0.5, torch.Generator().manual_seed(0)
+    prob = torch.tensor([0.1, 0.1, 0.1, 0.1, 0.6], dtype=torch.float64)
+    greedy, average = prob.clone(), torch.zeros_like(prob)
+    for i in range(150):
+        chosen = torch.multinomial(prob, 4000 * 16, replacement=True, generator=generator)
+        chosen = chosen.view(4000, 16)
+        weights, _ = mirror_weights(q[chosen], prob.log()[chosen], alpha, step)
+        prob = torch.zeros_like(prob).index_add_(0, chosen.flatten(), weights.flatten() / 4000)
+        average += prob / 50 * (i >= 100)
+        greedy = torch.softmax(greedy.log() + q / (alpha * step), 0)
+    truth = torch.softmax(q / alpha, 0)
+    torch.testing.assert_close(average, truth, rtol=0, atol=0.02)
+    assert greedy.max() > 0.99  # the same steps without log pi_k: one action is left
