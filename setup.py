@@ -107,6 +107,15 @@ setup(
             "tensorboard>=2.17",
             "torch>=2.6",
         ],
+        # Other libraries' agents in a comparison; the latter brings jax.
+        "peers": [
+            "sbx-rl>=0.28; python_version >= '3.11'",
+            "stable-baselines3>=2.4",
+        ],
+        # Runs of a comparison on a Ray cluster.
+        "cluster": [
+            "ray>=2.40",
+        ],
         "dev": [
             "colcon-bash>=0.5.0",
             "colcon-cmake>=0.2.28",
@@ -121,8 +130,10 @@ setup(
             "mypy>=1.13",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "ray>=2.40",
             "ruff>=0.8",
             "setuptools<80",
+            "stable-baselines3>=2.4",
             "types-PyYAML",
         ],
     },
