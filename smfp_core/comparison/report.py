@@ -238,4 +238,5 @@ def _shown(value: Estimate, digits: int | None = None) -> str:
     if digits is None:
         digits = 0 if abs(value[0]) >= 1000 else 1
     middle, low, high = (f"{v:.{digits}f}" for v in value)
-    return f"{middle} [{low}, {high}]"
+    # One run has no spread to draw from: an interval of no width would look like certainty.
+    return middle if value[1] == value[2] else f"{middle} [{low}, {high}]"
