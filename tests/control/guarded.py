@@ -46,13 +46,14 @@ class GuardedArm:
         start: np.ndarray | None = None,
         margin_m: float = MARGIN_M,
         tool_speed_m_s: float = 0.0,
+        jerk_limit: float = 0.0,
     ) -> None:
         self.limits = robot.limits
         self.margin_m, self.tool_speed_m_s = margin_m, tool_speed_m_s
         self.guard = PathGuard(
             ClearanceModel(robot), self.limits.acceleration, DT, margin_m, tool_speed_m_s
         )
-        self.filter = SafetyFilter(self.limits, DT, self.guard)
+        self.filter = SafetyFilter(self.limits, DT, self.guard, jerk_limit)
         self.clearance = ClearanceModel(robot)
         self.pairs = np.array([self.clearance.is_pair(r) for r in range(len(self.levers))])
         self.margins = np.where(self.pairs, margin_m, 0.0)

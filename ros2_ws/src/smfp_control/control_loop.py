@@ -174,6 +174,8 @@ class ControlLoop:
         self._delay_ns = round(settings.state_delay_limit_s * 1e9)
         self._window_ns = round(settings.deadline_window_s * 1e9)
         self._desired = Reference.at_rest(np.zeros(n))
+        # Where the desired velocity is on its way to.
+        self._heading = self._zeros
         self._robot_state = RobotState(
             np.zeros(n),
             np.zeros(n),
@@ -357,7 +359,10 @@ class ControlLoop:
             self._desired.velocity[:] = 0.0
         try:
             kinds = self.safety_filter.apply(
-                self.command, self._desired.velocity, self._runner.heading
+                self.command,
+                self._desired.velocity,
+                self._heading,
+                self._latch.fault is not None or self._stopping,
             )
         except Exception as error:  # it changes the command at its very end, so braking is open
             self._latch.set(Fault(FaultKind.INTERNAL, f"{type(error).__name__}: {error}"))
@@ -431,7 +436,9 @@ class ControlLoop:
             np.maximum(command.velocity, -self._step, out=self._ramp)
             np.minimum(self._ramp, self._step, out=self._ramp)
             desired.velocity -= self._ramp
+            self._heading = self._zeros
             return
+        self._heading = self._runner.heading
         self._runner.advance(desired)
         if self._blend < 1.0:
             self._blend_in(desired.velocity)

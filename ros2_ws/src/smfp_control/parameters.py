@@ -178,6 +178,14 @@ class PolicyNodeParameters:
         low=0.001,
         high=0.2,
     )
+    jerk_limit_rad_s3: float = _parameter(
+        0.0,
+        "Greatest jerk of each joint's command; 0: no limit. Stops for safety exceed it: after a "
+        "fault, before the end of a joint's range and before anything in the way",
+        unit="rad/s^3",
+        low=0.0,
+        high=100000.0,
+    )
     velocity_position_gain: float = _parameter(
         2.0,
         "Under forward_velocity, the part of the distance between reference and measured position "

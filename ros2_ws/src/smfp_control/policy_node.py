@@ -262,7 +262,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
             take,
             send,
             lambda: self._thread.misses if self._thread else 0,
-            SafetyFilter(robot.limits, period_s, guard),
+            SafetyFilter(robot.limits, period_s, guard, parameters.jerk_limit_rad_s3),
             publishers,
             lambda: interface != "forward_velocity" or follower.settled,
         )

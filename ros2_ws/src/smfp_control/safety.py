@@ -23,6 +23,8 @@ _ROUNDING = 1e-9
 _CAUTION_S = 0.05
 # The second attempt at a speed below the limit stays this far below it, for rounding.
 _SPEED_SHARE = 0.999
+# Share of the greatest change of velocity in a tick from which one counts as that, for rounding.
+_SATURATED = 0.999
 
 
 class Intervention(enum.IntFlag):
@@ -36,15 +38,23 @@ class Intervention(enum.IntFlag):
     TOOL_SPEED = enum.auto()
     WORKSPACE = enum.auto()
     COLLISION = enum.auto()
+    JERK = enum.auto()
 
 
 KINDS = tuple(kind for kind in Intervention if kind is not Intervention.NONE)
 
 
 # Plain numbers: an operation on an IntFlag takes as long as the arithmetic of six joints.
-_NON_FINITE, _POSITION, _VELOCITY, _ACCELERATION, _TOOL_SPEED, _WORKSPACE, _COLLISION = map(
-    int, KINDS
-)
+(
+    _NON_FINITE,
+    _POSITION,
+    _VELOCITY,
+    _ACCELERATION,
+    _TOOL_SPEED,
+    _WORKSPACE,
+    _COLLISION,
+    _JERK,
+) = map(int, KINDS)
 _combination = functools.cache(Intervention)
 _FREE, _TOO_FAST = Verdict.FREE, Verdict.TOOL_SPEED
 
@@ -64,14 +74,26 @@ class SafetyFilter:
         limits: of the robot, [n].
         dt: control period, s.
         guard: for the same acceleration and period; None: limits of the joints alone.
+        jerk_limit: rad/s^3, of every joint; 0: none. Every other promise comes before it: the
+            bounds from which the arm can always stop, and what the guard has to do. See
+            ``_smooth``.
     """
 
-    def __init__(self, limits: ReferenceLimits, dt: float, guard: PathGuard | None = None) -> None:
+    def __init__(
+        self,
+        limits: ReferenceLimits,
+        dt: float,
+        guard: PathGuard | None = None,
+        jerk_limit: float = 0.0,
+    ) -> None:
         self._bounds = VelocityBounds(limits, dt)
         self._dt = dt
         self._fastest: list[float] = limits.velocity.tolist()
         self._step: list[float] = (limits.acceleration * dt).tolist()
         self._guard = guard
+        self._jerk_limit = jerk_limit
+        # Change of velocity in the last tick, rad/s.
+        self._change = [0.0] * len(self._step)
         self._caution, self._caution_ticks = 0, max(1, round(_CAUTION_S / dt))
         self._blocked_by = 0
         # Held to the speed limit; and ticks left for which the velocity may stay as it is.
@@ -89,6 +111,7 @@ class SafetyFilter:
     def begin(self, position: FloatArray) -> None:
         """Start at rest at ``position`` [n], rad, where ``refusal`` found nothing in the way."""
         self._caution, self._slowed, self._cruise = 0, False, 0
+        self._change = [0.0] * len(self._change)
         if self._guard is not None:
             self._guard.begin(position)
 
@@ -97,6 +120,7 @@ class SafetyFilter:
         command: Reference,
         desired_velocity: FloatArray,
         heading: FloatArray | None = None,
+        urgent: bool = False,
     ) -> Intervention:
         """Advance ``command`` in place by one tick, as near to the desired one as limits allow.
 
@@ -110,6 +134,7 @@ class SafetyFilter:
             heading: velocity [n], finite, that the desired one is on its way to as fast as the
                 acceleration allows: its direction is kept where the tool has to be slower. By
                 default that of ``desired_velocity``.
+            urgent: a stop for safety: not softened by the limit of the jerk.
 
         Returns:
             What had to be changed, ``Intervention.NONE`` for a command that passed untouched.
@@ -124,12 +149,19 @@ class SafetyFilter:
             wanted = [x if math.isfinite(x) else 0.0 for x in desired]
             velocity = _clip(wanted, low, high)
             kinds = self._classify(present, desired, wanted, low, high)
+        towards = desired if heading is None else heading.tolist()
+        if self._jerk_limit and not urgent and not kinds & _NON_FINITE:
+            smooth = _clip(self._smooth(present, desired, towards), low, high)
+            if any(abs(x - v) > _ROUNDING for x, v in zip(smooth, velocity, strict=True)):
+                kinds |= _JERK
+            velocity = smooth
         if self._guard is not None:
-            towards = desired if heading is None else heading.tolist()
             velocity, more = self._keep_clear(
                 self._guard, command, present, velocity, towards, low, high
             )
             kinds |= more
+        if self._jerk_limit:
+            self._change = [new - old for new, old in zip(velocity, present, strict=True)]
         command.velocity[:] = velocity
         command.position[:] = [q + v * self._dt for q, v in zip(position, velocity, strict=True)]
         return _combination(kinds)
@@ -139,6 +171,31 @@ class SafetyFilter:
         self._cruise = 0
         if self._guard is not None:
             self._guard.forget()
+
+    def _smooth(
+        self, present: list[float], desired: list[float], heading: list[float]
+    ) -> list[float]:
+        """Velocities on the way to ``desired`` under the limit of the jerk.
+
+        In a tick the velocity changes by c, and c by no more than u = jerk * dt^2. Letting c
+        shrink by u a tick adds at most (c - u/2)^2 / (2u) after this tick, which with the c of
+        this one is (c + u/2)^2 / (2u). So a change of at most sqrt(2 u e) - u/2 can be let shrink
+        before a target that is e away, and one of at most u needs no shrinking. By induction the
+        velocity limit, within which every target lies, is never overshot, though a target that
+        was changed on the way may be.
+        """
+        u = self._jerk_limit * self._dt * self._dt
+        smooth = []
+        rows = zip(present, desired, heading, self._change, self._fastest, self._step, strict=True)
+        for v, wanted, target, change, limit, step in rows:
+            # A desired velocity that is a whole step away is on its way to the heading.
+            if abs(wanted - v) < _SATURATED * step or (wanted - v) * (target - v) <= 0.0:
+                target = wanted
+            left = min(max(target, -limit), limit) - v
+            most = max(math.sqrt(2.0 * u * abs(left)) - u / 2.0, min(abs(left), u))
+            wish = math.copysign(min(most, step), left)
+            smooth.append(v + min(max(wish, change - u), change + u))
+        return smooth
 
     def _keep_clear(
         self,
