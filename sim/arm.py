@@ -9,6 +9,8 @@ simulated robot node share this module.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -30,21 +32,32 @@ class SimulationDiverged(RuntimeError):  # noqa: N818 - what happened, as StopIt
     """The physics left the range of finite, sane numbers; the state is not to be used."""
 
 
+def _compile(path: str, change: Callable[[mujoco.MjSpec], None] | None) -> mujoco.MjModel:
+    if change is None:
+        return mujoco.MjModel.from_xml_path(path)
+    spec = mujoco.MjSpec.from_file(path)
+    change(spec)
+    return spec.compile()
+
+
 class ArmModel:
     """A robot's compiled MJCF and the indices of its joints, drives and tool; read-only, shareable.
 
     Args:
         robot: the description that names the MJCF.
+        change: is given the MJCF as a specification to change before it is compiled.
 
     Raises:
         RobotConfigError: the MJCF does not compile, lacks something that the YAML names, or
             disagrees with it; the text names the YAML field.
     """
 
-    def __init__(self, robot: RobotConfig) -> None:
+    def __init__(
+        self, robot: RobotConfig, change: Callable[[mujoco.MjSpec], None] | None = None
+    ) -> None:
         self.robot = robot
         try:
-            self.model: mujoco.MjModel = mujoco.MjModel.from_xml_path(str(robot.mjcf))
+            self.model: mujoco.MjModel = _compile(str(robot.mjcf), change)
         except ValueError as error:
             raise RobotConfigError(f"mjcf: {robot.mjcf} does not compile: {error}") from error
         # By default MuJoCo resets a state gone bad, which would look like a jump of the arm.
@@ -200,8 +213,11 @@ class SimulatedArm:
         self._effort = np.zeros(len(self._u))
         self.reset(arm.robot.home_rad)
 
-    def reset(self, q: ArrayLike) -> None:
-        """Stand still at joint positions ``q`` [n] (rad), servos holding there, time zero."""
+    def reset(self, q: ArrayLike, seed: int | None = None) -> None:
+        """Stand still at joint positions ``q`` [n] (rad), servos holding there, time zero.
+
+        ``seed`` is that of what is random; here nothing is.
+        """
         start = self._checked(q)
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[self._q] = start
@@ -228,20 +244,34 @@ class SimulatedArm:
             ValueError: ``dt_s`` is not a whole, positive number of physics steps.
             SimulationDiverged: the state is no longer finite and sane.
         """
-        timestep = self.arm.timestep_s
-        steps = 1 if dt_s is None else round(dt_s / timestep)
-        if dt_s is not None and (steps < 1 or abs(steps * timestep - dt_s) > 1e-9):
-            raise ValueError(f"dt_s: {dt_s} is not a whole number of steps of {timestep} s")
-        data = self.data
+        timestep, data = self.arm.timestep_s, self.data
         touched: set[ContactPair] = set()
-        for _ in range(steps):
+        for _ in range(self._steps(dt_s)):
             if self._velocity_command is not None:
-                self._move_servos(data.ctrl[self._u] + self._velocity_command * timestep)
+                self._move_servos(self.reference_position + self._velocity_command * timestep)
             mujoco.mj_step(self.model, data)
             if data.ncon:
                 touched.update(self.arm.contact_pairs(data))
         self._observe(tuple(sorted(touched)))
         self._check_sane()
+
+    def sample(self) -> None:
+        """Take a joint state; once a control period, after ``step``. Here it is the true one."""
+
+    @property
+    def measured_position(self) -> FloatArray:
+        """Joint positions [n] (rad) as the computer knows them."""
+        return self.joint_position
+
+    @property
+    def measured_velocity(self) -> FloatArray:
+        """Joint velocities [n] (rad/s) as the computer knows them."""
+        return self.joint_velocity
+
+    @property
+    def measured_effort(self) -> FloatArray:
+        """Drive torques [n] (N m) as the computer knows them."""
+        return self.joint_effort
 
     @property
     def joint_position(self) -> FloatArray:
@@ -277,7 +307,7 @@ class SimulatedArm:
         """Pairs of geom names that touched during the last ``step`` (or at reset)."""
         return self._pairs
 
-    def snapshot(self) -> dict[str, FloatArray]:
+    def snapshot(self) -> dict[str, Any]:
         """Everything that ``restore`` needs to go on to the bit, as arrays."""
         state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, state, _STATE)
@@ -287,7 +317,7 @@ class SimulatedArm:
             "velocity_command": np.zeros(0) if moving is None else moving.copy(),
         }
 
-    def restore(self, snapshot: dict[str, FloatArray]) -> None:
+    def restore(self, snapshot: dict[str, Any]) -> None:
         """Go back to a ``snapshot`` of an arm with the same MJCF.
 
         Raises:
@@ -303,6 +333,13 @@ class SimulatedArm:
         # mj_forward replaced the warm start, which the next step's last bits depend on.
         mujoco.mj_setState(self.model, self.data, state, _STATE)
         self._observe(self.arm.contact_pairs(self.data))
+
+    def _steps(self, dt_s: float | None) -> int:
+        timestep = self.arm.timestep_s
+        steps = 1 if dt_s is None else round(dt_s / timestep)
+        if dt_s is not None and (steps < 1 or abs(steps * timestep - dt_s) > 1e-9):
+            raise ValueError(f"dt_s: {dt_s} is not a whole number of steps of {timestep} s")
+        return steps
 
     def _move_servos(self, q: FloatArray) -> None:
         # np.clip costs more in its Python layers than all of this.

@@ -44,10 +44,11 @@ from smfp_core.specs import (
     RobotState,
     build_observation,
 )
-from smfp_sim.arm import ArmModel, Kinematics, SimulatedArm, SimulationDiverged
+from smfp_sim.arm import Kinematics, SimulationDiverged
+from smfp_sim.episode import Settling, Trajectory
+from smfp_sim.plant import IDEAL, load_plant
+from smfp_sim.plant_arm import PlantArm, make_arm
 
-SUCCESS_DISTANCE_M = 0.02
-SUCCESS_TIME_S = 0.5
 FAILURE_PENALTY = 1.0
 _START_ATTEMPTS = 1000
 
@@ -74,28 +75,41 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     Args:
         robot: a shipped robot's name, the path of its YAML, or its description.
         render_mode: None or "rgb_array".
+        plant: name or path of a YAML that says how far the robot is from the ideal one. The
+            policy then sees what is measured; distance, reward and success are of the true arm.
 
-    ``reset(options=...)`` takes ``joint_position`` [n] (rad) and ``goal`` [3] (m, base frame).
+    ``reset(options=...)`` takes ``joint_position`` [n] (rad), ``goal`` [3] (m, base frame),
+    ``plant_seed`` of the plant's randomness, and ``hold_ticks``: control periods for which the
+    arm is held where it was measured before the episode begins.
     ``info`` holds ``distance_m``; ``contact`` and ``diverged``, each of which terminates; and
-    ``is_success``: whether the episode would count as a success if it ended now.
+    ``is_success``: whether the episode would count as a success if it ended now. After physics
+    that diverged ``info["message"]`` says so.
+
+    Attributes:
+        trajectory: takes every control period, if one was put here.
     """
 
     # gymnasium.Env declares it so, as an attribute of instances.
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
 
     def __init__(
-        self, robot: str | Path | RobotConfig = "ur5e", render_mode: str | None = None
+        self,
+        robot: str | Path | RobotConfig = "ur5e",
+        render_mode: str | None = None,
+        plant: str | Path | None = None,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
         self.render_mode = render_mode
         self.robot = robot if isinstance(robot, RobotConfig) else load_robot(robot)
-        self.arm = SimulatedArm(ArmModel(self.robot))
+        self.arm = make_arm(self.robot, IDEAL if plant is None else load_plant(plant))
+        self._is_plant = isinstance(self.arm, PlantArm)
+        self.trajectory: Trajectory | None = None
         self._kinematics = Kinematics(self.arm.arm)
         self._observation_spec = observation_spec(self.robot)
         self._action_spec = self.robot.action_spec()
         self._limits = ReferenceLimits.of(self._action_spec)
-        self._settle_steps = round(SUCCESS_TIME_S / self._action_spec.policy_period_s)
+        self._settling = Settling(self._action_spec.policy_period_s)
         self._reference = Reference.at_rest(self.robot.home_rad)
         self._state = RobotState(
             self.arm.joint_position,
@@ -104,7 +118,8 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             self._reference.velocity,
         )
         self._goal: FloatArray = np.zeros(3)
-        self._steps_at_goal = 0
+        self._tool: FloatArray = np.zeros(3)
+        self._start: dict[str, Any] = {}
         self._renderer: Any = None
         self.observation_space = gymnasium.spaces.Box(
             -np.inf, np.inf, (self._observation_spec.size,), np.float32
@@ -115,6 +130,11 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def goal(self) -> FloatArray:
         """The goal [3] (m, base frame)."""
         return self._goal.copy()
+
+    @property
+    def start_options(self) -> dict[str, Any]:
+        """Options with which ``reset`` repeats the beginning of this episode."""
+        return dict(self._start)
 
     def policy_contract(self) -> tuple[ObservationSpec, ActionSpec, str, str]:
         """What a policy file states of this task: both specs, robot name, SHA-256 of the MJCF."""
@@ -131,16 +151,22 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Start an episode; see the class for ``options``."""
         super().reset(seed=seed)
         given = options or {}
-        start = given.get("joint_position")
-        goal = given.get("goal")
-        self.arm.reset(self._draw_start() if start is None else start)
-        self._reference = Reference.at_rest(self.arm.joint_position)
+        start, goal = given.get("joint_position"), given.get("goal")
+        start = self._draw_start() if start is None else start
         self._goal = (
             self.robot.goals.sample(self.np_random)
             if goal is None
             else np.array(goal, np.float64).reshape(3)
         )
-        self._steps_at_goal = 0
+        plant_seed = given.get("plant_seed")
+        if plant_seed is None and self._is_plant:
+            plant_seed = int(self.np_random.integers(2**63))
+        self._start = {"joint_position": start, "goal": self.goal, "plant_seed": plant_seed}
+        self.arm.reset(start, plant_seed)
+        self._reference = Reference.at_rest(self.arm.measured_position)
+        for _ in range(given.get("hold_ticks", 0)):
+            self._tick()
+        self._settling.steps = 0
         self._read_state()
         return self._observe(), self._info(contact=False, diverged=False)
 
@@ -154,20 +180,19 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         haste = wanted - self._reference.velocity / self._limits.velocity
         before = self._distance()
         contact = diverged = False
+        message = ""
         try:
             for _ in range(self._action_spec.ticks_per_action):
                 action_to_command(self._action_spec, self._limits, wanted, self._reference)
-                self.arm.command_position(self._reference.position)
-                self.arm.step(self._action_spec.control_period_s)
+                self._tick()
                 contact = contact or self.arm.in_contact
             self._read_state()
-        except SimulationDiverged:
+        except SimulationDiverged as error:
             # The state before stands in for the lost one; the episode is over.
-            diverged = True
+            diverged, message = True, str(error)
         distance = self._distance()
         failed = contact or diverged
-        near = distance < SUCCESS_DISTANCE_M and not failed
-        self._steps_at_goal = self._steps_at_goal + 1 if near else 0
+        self._settling.add(distance, failed)
         speed = self._reference.velocity / self._limits.velocity
         posture = self._state.joint_position_rad - self.robot.home_rad
         reward = (
@@ -180,7 +205,10 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             - 0.1 * (posture @ posture) / posture.size
             - FAILURE_PENALTY * failed
         )
-        return self._observe(), float(reward), failed, False, self._info(contact, diverged)
+        info = self._info(contact, diverged)
+        if message:
+            info["message"] = message
+        return self._observe(), float(reward), failed, False, info
 
     def render(self) -> NDArray[np.uint8] | None:
         """The scene with the goal as an RGB image, if ``render_mode`` asks for one."""
@@ -205,7 +233,7 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             "reference_position": self._reference.position.copy(),
             "reference_velocity": self._reference.velocity.copy(),
             "goal": self._goal.copy(),
-            "steps_at_goal": np.array(self._steps_at_goal),
+            "steps_at_goal": np.array(self._settling.steps),
             "rng": json.dumps(self.np_random.bit_generator.state),
         }
 
@@ -216,7 +244,7 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             np.array(snapshot["reference_position"]), np.array(snapshot["reference_velocity"])
         )
         self._goal = np.array(snapshot["goal"])
-        self._steps_at_goal = int(snapshot["steps_at_goal"])
+        self._settling.steps = int(snapshot["steps_at_goal"])
         self.np_random.bit_generator.state = json.loads(str(snapshot["rng"]))
         self._read_state()
         return self._observe()
@@ -233,28 +261,38 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             f"{_START_ATTEMPTS} draws"
         )
 
+    def _tick(self) -> None:
+        self.arm.command_position(self._reference.position)
+        self.arm.step(self._action_spec.control_period_s)
+        self.arm.sample()
+        if self.trajectory is not None:
+            self.trajectory.add(self.arm)
+
     def _read_state(self) -> None:
-        q = self.arm.joint_position
+        q = self.arm.measured_position
         self._state = RobotState(
             q,
-            self.arm.joint_velocity,
+            self.arm.measured_velocity,
             self._reference.position,
             self._reference.velocity,
             np.zeros(3),
             np.zeros((3, len(q))),
         )
         self._kinematics.update(self._state)
+        self._tool = self._state.tool_position_m
+        if self._is_plant:
+            self._tool = self._kinematics.tool_position(self.arm.joint_position)
 
     def _observe(self) -> NDArray[np.float32]:
         return build_observation(self._observation_spec, self._state, self._goal)
 
     def _distance(self) -> float:
-        return float(np.linalg.norm(self._goal - self._state.tool_position_m))
+        return float(np.linalg.norm(self._goal - self._tool))
 
     def _info(self, contact: bool, diverged: bool) -> dict[str, Any]:
         return {
             "distance_m": self._distance(),
             "contact": contact,
             "diverged": diverged,
-            "is_success": self._steps_at_goal >= self._settle_steps,
+            "is_success": self._settling.reached,
         }

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated arm behind a plant: late messages, soft servos, heavy links, noisy encoders.
+
+Time is counted in physics steps, and all randomness comes from one generator, so that a seed
+gives one trajectory to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import insort
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import ArrayLike
+
+from smfp_core.robot import RobotConfig
+from smfp_core.specs import FloatArray
+from smfp_sim.arm import ArmModel, ContactPair, SimulatedArm
+from smfp_sim.plant import IDEAL, Channel, Encoder, Payload, Plant
+
+_WATER_KG_M3 = 1000.0
+
+
+def make_arm(robot: RobotConfig, plant: Plant = IDEAL) -> SimulatedArm:
+    """The simulated ``robot``: the arm of its MJCF as it is, or behind a ``plant``."""
+    return SimulatedArm(ArmModel(robot)) if plant == IDEAL else PlantArm(robot, plant)
+
+
+class DelayLine:
+    """Messages on their way through a channel: lists of floats, in physics steps.
+
+    Args:
+        channel: what happens to them.
+        timestep_s: of the physics.
+        period_steps: control period.
+    """
+
+    def __init__(self, channel: Channel, timestep_s: float, period_steps: int) -> None:
+        self._channel, self._timestep_s, self._period = channel, timestep_s, period_steps
+        self.clear()
+
+    def clear(self) -> None:
+        """Nothing is on its way."""
+        # (due step, copies come last, number, values)
+        self._queue: list[tuple[int, int, int, list[float]]] = []
+        self._last_due = self._number = self._held_until = 0
+
+    def send(self, now: int, values: list[float], rng: np.random.Generator) -> None:
+        """Put ``values`` on the way at step ``now``."""
+        channel = self._channel
+        if channel.drop_probability and rng.random() < channel.drop_probability:
+            return
+        delay_s = channel.delay_s
+        if channel.jitter_s:
+            delay_s += channel.jitter_s * rng.random()
+        self._last_due = max(now + round(delay_s / self._timestep_s), self._last_due)
+        self._number += 1
+        insort(self._queue, (self._last_due, 0, self._number, values))
+        if channel.duplicate_probability and rng.random() < channel.duplicate_probability:
+            insort(self._queue, (self._last_due + self._period, 1, self._number, values))
+
+    def receive(self, now: int, rng: np.random.Generator) -> list[list[float]]:
+        """What arrives at step ``now``, the newest last."""
+        if not self._queue or self._queue[0][0] > now or now < self._held_until:
+            return []
+        hold = self._channel.hold_probability
+        if hold and rng.random() < hold:
+            self._held_until = now + self._period
+            return []
+        arrived = 0
+        while arrived < len(self._queue) and self._queue[arrived][0] <= now:
+            arrived += 1
+        messages = [values for *_, values in self._queue[:arrived]]
+        del self._queue[:arrived]
+        return messages
+
+    def state(self) -> list[Any]:
+        """What ``restore`` takes, as JSON can hold it."""
+        return [self._last_due, self._number, self._held_until, self._queue]
+
+    def restore(self, state: list[Any]) -> None:
+        """Go back to a ``state``."""
+        self._last_due, self._number, self._held_until, queue = state
+        self._queue = [tuple(item) for item in queue]
+
+
+class EncoderModel:
+    """Readings of ``n`` joints, each made from the true ones."""
+
+    def __init__(self, encoder: Encoder, n: int) -> None:
+        self._encoder = encoder
+        self.bias: FloatArray = np.zeros(n)
+        self.position: FloatArray = np.zeros(n)
+        self.velocity: FloatArray = np.zeros(n)
+
+    def reset(self, q: FloatArray, rng: np.random.Generator) -> None:
+        """Begin at rest at true positions ``q`` [n], rad."""
+        if self._encoder.bias_rad:
+            self.bias = rng.uniform(-self._encoder.bias_rad, self._encoder.bias_rad, len(q))
+        self.position = self._position(q, rng)
+        self.velocity = np.zeros(len(q))
+
+    def read(
+        self, q: FloatArray, velocity: FloatArray, elapsed_s: float, rng: np.random.Generator
+    ) -> None:
+        """Take a reading ``elapsed_s`` after the last one."""
+        position = self._position(q, rng)
+        if self._encoder.velocity == "exact":
+            self.velocity = velocity.copy()
+        else:
+            share = elapsed_s / (self._encoder.velocity_filter_s + elapsed_s)
+            self.velocity = self.velocity + share * (
+                (position - self.position) / elapsed_s - self.velocity
+            )
+        self.position = position
+
+    def _position(self, q: FloatArray, rng: np.random.Generator) -> FloatArray:
+        encoder = self._encoder
+        reading = q + self.bias
+        if encoder.noise_rad:
+            reading += encoder.noise_rad * rng.standard_normal(len(q))
+        if encoder.resolution_rad:
+            reading = np.round(reading / encoder.resolution_rad) * encoder.resolution_rad
+        return reading
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A joint state as it arrives at the computer: [n] each, rad, rad/s and N m."""
+
+    step: int
+    position: FloatArray
+    velocity: FloatArray
+    effort: FloatArray
+
+
+def _attach(spec: mujoco.MjSpec, tool_site: str, payload: Payload) -> None:
+    """Add the payload's body at the tool site."""
+    site = next((site for site in spec.sites if site.name == tool_site), None)
+    if site is None:  # ArmModel says so, with the name of the YAML's field
+        return
+    radius = (3.0 * payload.mass_kg / (4.0 * math.pi * _WATER_KG_M3)) ** (1.0 / 3.0)
+    body = site.parent.add_body(name="payload", pos=site.pos, quat=site.quat)
+    body.mass, body.ipos = payload.mass_kg, payload.offset_m
+    body.inertia = [0.4 * payload.mass_kg * radius**2] * 3
+    body.explicitinertial = True
+
+
+def _plant_model(robot: RobotConfig, plant: Plant) -> ArmModel:
+    """The robot's model with the plant's joints, servos, links and payload."""
+    payload = plant.payload
+    if payload.mass_kg:
+        arm = ArmModel(robot, lambda spec: _attach(spec, robot.tool_site, payload))
+    else:
+        arm = ArmModel(robot)
+    model, dofs, drives = arm.model, arm.velocity_index, arm.actuator_index
+    model.actuator_gainprm[drives, 0] *= plant.servo.gain_factor
+    model.actuator_biasprm[drives, 1] *= plant.servo.gain_factor
+    model.actuator_biasprm[drives, 2] *= plant.servo.damping_factor
+    model.actuator_forcerange[drives] *= plant.servo.effort_factor
+    model.jnt_actfrcrange[model.dof_jntid[dofs]] *= plant.servo.effort_factor
+    model.dof_frictionloss[dofs] *= plant.joints.friction_factor
+    model.dof_damping[dofs] *= plant.joints.damping_factor
+    model.dof_armature[dofs] *= plant.joints.armature_factor
+    links = np.array([model.body(i).name != "payload" for i in range(model.nbody)])
+    model.body_mass[links] *= plant.mass_factor
+    model.body_inertia[links] *= plant.mass_factor
+    # MuJoCo compensates the weight that a body has; the controller knows the nominal one.
+    model.body_gravcomp[links] /= plant.mass_factor
+    mujoco.mj_setConst(model, mujoco.MjData(model))
+    return arm
+
+
+def _tilt_force(model: mujoco.MjModel, tilt_rad: tuple[float, float]) -> FloatArray:
+    """Forces [nbody, 3] (N) that turn the level base's weights into those on a tilted one.
+
+    The gravity of the model stays, because gravity compensation is computed from it.
+    """
+    (cx, sx), (cy, sy) = ((math.cos(angle), math.sin(angle)) for angle in tilt_rad)
+    about_x = np.array([[1.0, 0.0, 0.0], [0.0, cx, -sx], [0.0, sx, cx]])
+    about_y = np.array([[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]])
+    gravity = model.opt.gravity
+    seen_from_base = (about_y @ about_x).T @ gravity
+    return model.body_mass[:, None] * (seen_from_base - gravity)
+
+
+class PlantArm(SimulatedArm):
+    """A simulated arm whose commands and joint states go through a plant.
+
+    The properties of ``SimulatedArm`` tell the truth; ``measured_*`` what the computer knows,
+    once ``sample`` was called after the control period. Not thread-safe.
+
+    Args:
+        robot: which arm.
+        plant: what is wrong with it.
+    """
+
+    def __init__(self, robot: RobotConfig, plant: Plant) -> None:
+        arm = _plant_model(robot, plant)
+        timestep_s, n = arm.timestep_s, len(robot.joints)
+        period_steps = round(1.0 / (robot.control_rate_hz * timestep_s))
+        self.plant = plant
+        self._rng = np.random.default_rng(0)
+        self._commands = DelayLine(plant.command, timestep_s, period_steps)
+        self._states = DelayLine(plant.state, timestep_s, period_steps)
+        self._encoder = EncoderModel(plant.encoder, n)
+        tilt = plant.base_tilt_rad
+        self._tilt = _tilt_force(arm.model, tilt) if any(tilt) else None
+        self._play = plant.joints.backlash_rad / 2.0
+        self._target: FloatArray = np.zeros(n)
+        self._step = self._read_at = 0
+        self._arrivals: list[Reading] = []
+        super().__init__(arm)
+
+    def reset(self, q: ArrayLike, seed: int | None = None) -> None:
+        """Stand still at ``q`` [n] (rad); a ``seed`` begins the randomness anew."""
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        super().reset(q)
+        if self._tilt is not None:
+            self.data.xfrc_applied[:, :3] = self._tilt
+        self._target = self.data.ctrl[self._u].copy()
+        self._step = self._read_at = 0
+        self._commands.clear()
+        self._states.clear()
+        self._encoder.reset(self.joint_position, self._rng)
+        self._reading = self._read()
+        self._arrivals = [self._reading]
+
+    def command_position(self, q: ArrayLike) -> None:
+        """Send servo references [n] (rad) on their way."""
+        self._commands.send(self._step, [0.0, *self._checked(q).tolist()], self._rng)
+
+    def command_velocity(self, velocity: ArrayLike) -> None:
+        """Send velocities of the servo references [n] (rad/s) on their way."""
+        self._commands.send(self._step, [1.0, *self._checked(velocity).tolist()], self._rng)
+
+    def step(self, dt_s: float | None = None) -> None:
+        """Advance by ``dt_s`` (default: one physics step), as ``SimulatedArm.step`` does."""
+        touched: set[ContactPair] = set()
+        for _ in range(self._steps(dt_s)):
+            for moving, *values in self._commands.receive(self._step, self._rng):
+                if moving:
+                    super().command_velocity(values)
+                else:
+                    super().command_position(values)
+            super().step()
+            touched.update(self._pairs)
+            self._step += 1
+        self._pairs = tuple(sorted(touched))
+
+    def sample(self) -> None:
+        """Read the encoders and take what has arrived; once a control period, after ``step``."""
+        if self._step == self._read_at:
+            return
+        elapsed_s = (self._step - self._read_at) * self.arm.timestep_s
+        self._read_at = self._step
+        self._encoder.read(self.joint_position, self.joint_velocity, elapsed_s, self._rng)
+        self._states.send(self._step, _values(self._read()), self._rng)
+        self._arrivals = [_reading(m) for m in self._states.receive(self._step, self._rng)]
+        for arrival in self._arrivals:
+            if arrival.step > self._reading.step:
+                self._reading = arrival
+
+    @property
+    def arrivals(self) -> list[Reading]:
+        """Joint states that arrived at the last ``sample``: perhaps none, or old ones again."""
+        return self._arrivals
+
+    @property
+    def measured_position(self) -> FloatArray:
+        """Newest joint positions [n] (rad) that have arrived."""
+        return self._reading.position
+
+    @property
+    def measured_velocity(self) -> FloatArray:
+        """Newest joint velocities [n] (rad/s) that have arrived."""
+        return self._reading.velocity
+
+    @property
+    def measured_effort(self) -> FloatArray:
+        """Newest drive torques [n] (N m) that have arrived."""
+        return self._reading.effort
+
+    @property
+    def reference_position(self) -> FloatArray:
+        """Servo references [n] (rad), on the motors' side of the play."""
+        return self._target
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that ``restore`` needs to go on to the bit."""
+        encoder = self._encoder
+        plant = {
+            "rng": self._rng.bit_generator.state,
+            "commands": self._commands.state(),
+            "states": self._states.state(),
+            "encoder": [v.tolist() for v in (encoder.bias, encoder.position, encoder.velocity)],
+            "target": self._target.tolist(),
+            "steps": [self._step, self._read_at],
+            "reading": _values(self._reading),
+        }
+        return {**super().snapshot(), "plant": json.dumps(plant)}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go back to a ``snapshot`` of an arm with the same MJCF and plant."""
+        super().restore(snapshot)
+        plant = json.loads(str(snapshot["plant"]))
+        self._rng.bit_generator.state = plant["rng"]
+        self._commands.restore(plant["commands"])
+        self._states.restore(plant["states"])
+        encoder = self._encoder
+        encoder.bias, encoder.position, encoder.velocity = map(np.array, plant["encoder"])
+        self._target = np.array(plant["target"])
+        self._step, self._read_at = plant["steps"]
+        self._reading = _reading(plant["reading"])
+
+    def _move_servos(self, q: FloatArray) -> None:
+        self._target = np.minimum(np.maximum(q, self._ctrl_low), self._ctrl_high)
+        follows = self._target
+        if self._play:
+            # What the joint follows rests until a flank of the teeth comes to push it.
+            before = self.data.ctrl[self._u]
+            follows = np.minimum(np.maximum(before, follows - self._play), follows + self._play)
+        self.data.ctrl[self._u] = follows
+
+    def _read(self) -> Reading:
+        encoder = self._encoder
+        return Reading(self._step, encoder.position, encoder.velocity, self.joint_effort)
+
+
+def _values(reading: Reading) -> list[float]:
+    arrays = (reading.position, reading.velocity, reading.effort)
+    return [float(reading.step), *(value for array in arrays for value in array.tolist())]
+
+
+def _reading(values: list[float]) -> Reading:
+    position, velocity, effort = np.array(values[1:]).reshape(3, -1)
+    return Reading(int(values[0]), position, velocity, effort)
