@@ -102,6 +102,16 @@ class VelocityBounds:
             greatest.append(upper if upper < fastest else fastest)
         return least, greatest
 
+    def towards(
+        self, position: list[float], velocity: list[float], wanted: list[float]
+    ) -> list[float]:
+        """The velocity of the next tick, as near to ``wanted`` as it may be, [n] each."""
+        low, high = self.at(position, velocity)
+        return [
+            least if x < least else greatest if x > greatest else x
+            for x, least, greatest in zip(wanted, low, high, strict=True)
+        ]
+
 
 @dataclass
 class Reference:
@@ -129,12 +139,8 @@ def advance_reference(
     limits: ReferenceLimits, reference: Reference, velocity: FloatArray, dt: float
 ) -> None:
     """Advance ``reference`` in place by one tick towards ``velocity`` [n], rad/s."""
-    position = reference.position.tolist()
-    low, high = reference.bounds(limits, dt).at(position, reference.velocity.tolist())
-    new = [
-        least if wanted < least else greatest if wanted > greatest else wanted
-        for wanted, least, greatest in zip(velocity.tolist(), low, high, strict=True)
-    ]
+    position, present = reference.position.tolist(), reference.velocity.tolist()
+    new = reference.bounds(limits, dt).towards(position, present, velocity.tolist())
     reference.velocity[:] = new
     reference.position[:] = [q + v * dt for q, v in zip(position, new, strict=True)]
 

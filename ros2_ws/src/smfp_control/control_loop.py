@@ -163,9 +163,8 @@ class ControlLoop:
         self._dt = 1.0 / robot.control_rate_hz
         self.safety_filter = safety_filter or SafetyFilter(robot.limits, self._dt)
         self._plain_filter = SafetyFilter(robot.limits, self._dt)
-        self._zeros = np.zeros(n)
-        self._step = robot.limits.acceleration * self._dt
-        self._ramp = np.zeros(n)
+        self._zeros = [0.0] * n
+        self._step: list[float] = (robot.limits.acceleration * self._dt).tolist()
         self._blend = settings.blend_ratio
         self._blend_step = 1.0
         if settings.blend_time_s > 0.0:
@@ -173,9 +172,6 @@ class ControlLoop:
         self._timeout_ns = round(settings.state_timeout_s * 1e9)
         self._delay_ns = round(settings.state_delay_limit_s * 1e9)
         self._window_ns = round(settings.deadline_window_s * 1e9)
-        self._desired = Reference.at_rest(np.zeros(n))
-        # Where the desired velocity is on its way to.
-        self._heading = self._zeros
         self._robot_state = RobotState(
             np.zeros(n),
             np.zeros(n),
@@ -351,17 +347,17 @@ class ControlLoop:
         try:
             self._supervise(now_ns)
             observed = clock()
-            self._desire()
+            wanted, heading = self._desire()
             desired = clock()
         except Exception as error:  # whatever it is, the arm must be ramped down
             observed = desired = clock()
             self._latch.set(Fault(FaultKind.INTERNAL, f"{type(error).__name__}: {error}"))
-            self._desired.velocity[:] = 0.0
+            wanted = heading = self._zeros
         try:
             kinds = self.safety_filter.apply(
                 self.command,
-                self._desired.velocity,
-                self._heading,
+                wanted,
+                heading,
                 self._latch.fault is not None or self._stopping,
             )
         except Exception as error:  # it changes the command at its very end, so braking is open
@@ -414,11 +410,11 @@ class ControlLoop:
             f"{self._settings.deadline_miss_limit}): the computer is too busy",
         )
 
-    def _desire(self) -> None:
-        """Advance the desired reference by one tick from the last command."""
-        desired, command = self._desired, self.command
-        desired.position[:] = command.position
-        desired.velocity[:] = command.velocity
+    def _desire(self) -> tuple[list[float], list[float]]:
+        """The velocity [n] (rad/s) desired of the next tick, and the one that it is on its way to.
+
+        That is rest, or what the policy asks for.
+        """
         if self._latch.fault is not None:
             self._goal = None
         if self._next_runner is not self._runner:
@@ -433,26 +429,30 @@ class ControlLoop:
             self._sample(goal)
         if goal is None or self._latch.fault is not None:
             # From a velocity that leaves room to brake, every slower one does.
-            np.maximum(command.velocity, -self._step, out=self._ramp)
-            np.minimum(self._ramp, self._step, out=self._ramp)
-            desired.velocity -= self._ramp
-            self._heading = self._zeros
-            return
-        self._heading = self._runner.heading
-        self._runner.advance(desired)
+            ramp = [
+                v - min(max(v, -step), step)
+                for v, step in zip(self.command.velocity.tolist(), self._step, strict=True)
+            ]
+            return ramp, self._zeros
+        runner, present = self._runner, self.command.velocity.tolist()
+        wanted = runner.next_velocity(self.command.position.tolist(), present)
         if self._blend < 1.0:
-            self._blend_in(desired.velocity)
-        self._phase = (self._phase + 1) % self._runner.ticks_per_action
+            wanted = self._blend_in(wanted, present)
+        self._phase = (self._phase + 1) % runner.ticks_per_action
+        return wanted, runner.heading
 
-    def _blend_in(self, velocity: FloatArray) -> None:
-        """Bound the fastest joint of ``velocity`` [n] (rad/s), in the direction of the action."""
+    def _blend_in(self, wanted: list[float], present: list[float]) -> list[float]:
+        """Bound the fastest joint of ``wanted`` [n] (rad/s), in the direction of the action."""
         heading, policy = self._runner.heading, self.robot.policy
-        bound, fastest = self._blend * policy.velocity_rad_s, float(np.abs(heading).max())
+        bound, fastest = self._blend * policy.velocity_rad_s, max([abs(v) for v in heading])
         if fastest > bound:
-            step, before = policy.acceleration_rad_s2 * self._dt, self.command.velocity
-            np.multiply(heading, bound / fastest, out=velocity)
-            np.minimum(np.maximum(velocity, before - step), before + step, out=velocity)
+            share, step = bound / fastest, policy.acceleration_rad_s2 * self._dt
+            wanted = [
+                min(max(share * x, v - step), v + step)
+                for x, v in zip(heading, present, strict=True)
+            ]
         self._blend = min(self._blend + self._blend_step, 1.0)
+        return wanted
 
     def _sample(self, goal: FloatArray) -> None:
         state = self._robot_state

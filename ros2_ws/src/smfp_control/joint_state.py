@@ -61,6 +61,7 @@ class JointStateReader:
         self._joints = tuple(joint_names)
         self._names: list[str] = []
         self._index: list[int] | None = None
+        self._ordered = False
         self.position = self.velocity = self.previous_position = [0.0] * n
         self.out_of_order = 0
         self.clear()
@@ -104,9 +105,10 @@ class JointStateReader:
             return fault
         elapsed_ns = now_ns - self.received_ns
         first = self.accepted == 0
-        new_position = [position[i] for i in self._index]
+        ordered, index = self._ordered, self._index
+        new_position = list(position) if ordered else [position[i] for i in index]
         if len(velocity):
-            new_velocity = [velocity[i] for i in self._index]
+            new_velocity = list(velocity) if ordered else [velocity[i] for i in index]
         else:
             elapsed = (stamp_ns - self.stamp_ns) if stamp_ns else elapsed_ns
             new_velocity = self._differentiate(new_position, elapsed)
@@ -145,6 +147,7 @@ class JointStateReader:
             )
         self._names = list(names)
         self._index = [where[joint] for joint in self._joints]
+        self._ordered = self._index == list(range(len(names)))
         return None
 
     def _check(self, position: Sequence[float], velocity: Sequence[float]) -> Fault | None:

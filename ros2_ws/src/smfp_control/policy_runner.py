@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smfp_control.noise import NoiseSource
-from smfp_core.reference import Reference, ReferenceLimits, action_to_command
+from smfp_core.reference import ReferenceLimits, VelocityBounds
 from smfp_core.specs import (
     ActionSpec,
     FloatArray,
@@ -44,18 +44,18 @@ class PolicyRunner:
 
     Attributes:
         observed_ns: when the last observation was complete, by ``time.perf_counter_ns``.
-        heading: velocity [n] (rad/s) that the present action asks for.
+        heading: velocity [n] (rad/s) that the present action asks for; a new list each time.
     """
 
     def __init__(self, policy: Policy, noise: NoiseSource) -> None:
         self.policy = policy
         self.noise = noise
         self.ticks_per_action = policy.action.ticks_per_action
-        self._limits = ReferenceLimits.of(policy.action)
-        self._speed: list[float] = self._limits.velocity.tolist()
+        limits = ReferenceLimits.of(policy.action)
+        self._bounds = VelocityBounds(limits, policy.action.control_period_s)
+        self._speed: list[float] = limits.velocity.tolist()
         self._observation = np.zeros(policy.observation.size, np.float32)
-        self._action = np.zeros(policy.action.size)
-        self.heading = np.zeros(policy.action.size)
+        self.heading = [0.0] * policy.action.size
         self.observed_ns = 0
         # The first evaluation allocates; it shall not be the control thread's.
         policy.sample(self._observation, noise.value)
@@ -73,13 +73,15 @@ class PolicyRunner:
         values = action.tolist()
         if not math.isfinite(sum(values)):
             return False
-        self._action[:] = values
-        self.heading[:] = [
+        self.heading = [
             min(max(share, -1.0), 1.0) * speed
             for share, speed in zip(values, self._speed, strict=True)
         ]
         return True
 
-    def advance(self, reference: Reference) -> None:
-        """Advance ``reference`` in place by one control tick under the present action."""
-        action_to_command(self.policy.action, self._limits, self._action, reference)
+    def next_velocity(self, position: list[float], velocity: list[float]) -> list[float]:
+        """Velocity [n] (rad/s) of the next tick under the present action.
+
+        As ``action_to_command`` advances a reference at ``position`` (rad) and ``velocity``, [n].
+        """
+        return self._bounds.towards(position, velocity, self.heading)

@@ -55,6 +55,7 @@ KINDS = tuple(kind for kind in Intervention if kind is not Intervention.NONE)
     _COLLISION,
     _JERK,
 ) = map(int, KINDS)
+Values = list[float] | FloatArray
 _combination = functools.cache(Intervention)
 _FREE, _TOO_FAST = Verdict.FREE, Verdict.TOOL_SPEED
 
@@ -118,8 +119,8 @@ class SafetyFilter:
     def apply(
         self,
         command: Reference,
-        desired_velocity: FloatArray,
-        heading: FloatArray | None = None,
+        desired_velocity: Values,
+        heading: Values | None = None,
         urgent: bool = False,
     ) -> Intervention:
         """Advance ``command`` in place by one tick, as near to the desired one as limits allow.
@@ -140,7 +141,7 @@ class SafetyFilter:
             What had to be changed, ``Intervention.NONE`` for a command that passed untouched.
         """
         position, present = command.position.tolist(), command.velocity.tolist()
-        desired = desired_velocity.tolist()
+        desired = _plain(desired_velocity)
         low, high = self._bounds.at(position, present)
         kinds = 0
         # NaN fails every comparison, and so becomes a bound here, which the next lines mend.
@@ -149,7 +150,7 @@ class SafetyFilter:
             wanted = [x if math.isfinite(x) else 0.0 for x in desired]
             velocity = _clip(wanted, low, high)
             kinds = self._classify(present, desired, wanted, low, high)
-        towards = desired if heading is None else heading.tolist()
+        towards = desired if heading is None else _plain(heading)
         if self._jerk_limit and not urgent and not kinds & _NON_FINITE:
             smooth = _clip(self._smooth(present, desired, towards), low, high)
             if any(abs(x - v) > _ROUNDING for x, v in zip(smooth, velocity, strict=True)):
@@ -300,6 +301,10 @@ class SafetyFilter:
             if below and least > max(-limit, v - step) + _ROUNDING:
                 kinds |= _POSITION
         return kinds
+
+
+def _plain(values: Values) -> list[float]:
+    return values if isinstance(values, list) else values.tolist()
 
 
 def _clip(values: list[float], low: list[float], high: list[float]) -> list[float]:
