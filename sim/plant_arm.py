@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from bisect import insort
-from dataclasses import dataclass
 from typing import Any
 
 import mujoco
@@ -19,15 +18,24 @@ from numpy.typing import ArrayLike
 
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
-from smfp_sim.arm import ArmModel, ContactPair, SimulatedArm
+from smfp_sim.arm import ArmModel, ContactPair, Reading, SimulatedArm
 from smfp_sim.plant import IDEAL, Channel, Encoder, Payload, Plant
 
 _WATER_KG_M3 = 1000.0
 
 
-def make_arm(robot: RobotConfig, plant: Plant = IDEAL) -> SimulatedArm:
-    """The simulated ``robot``: the arm of its MJCF as it is, or behind a ``plant``."""
-    return SimulatedArm(ArmModel(robot)) if plant == IDEAL else PlantArm(robot, plant)
+def make_arm(
+    robot: RobotConfig, plant: Plant = IDEAL, timestep_s: float | None = None
+) -> SimulatedArm:
+    """The simulated ``robot``: the arm of its MJCF as it is, or behind a ``plant``.
+
+    ``timestep_s`` of the physics; by default the MJCF's own.
+    """
+    if plant != IDEAL:
+        return PlantArm(robot, plant, timestep_s)
+    arm = ArmModel(robot)
+    arm.model.opt.timestep = timestep_s or arm.timestep_s
+    return SimulatedArm(arm)
 
 
 class DelayLine:
@@ -128,16 +136,6 @@ class EncoderModel:
         return reading
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A joint state as it arrives at the computer: [n] each, rad, rad/s and N m."""
-
-    step: int
-    position: FloatArray
-    velocity: FloatArray
-    effort: FloatArray
-
-
 def _attach(spec: mujoco.MjSpec, tool_site: str, payload: Payload) -> None:
     """Add the payload's body at the tool site."""
     site = next((site for site in spec.sites if site.name == tool_site), None)
@@ -197,10 +195,12 @@ class PlantArm(SimulatedArm):
     Args:
         robot: which arm.
         plant: what is wrong with it.
+        timestep_s: of the physics; by default the MJCF's own.
     """
 
-    def __init__(self, robot: RobotConfig, plant: Plant) -> None:
+    def __init__(self, robot: RobotConfig, plant: Plant, timestep_s: float | None = None) -> None:
         arm = _plant_model(robot, plant)
+        arm.model.opt.timestep = timestep_s or arm.timestep_s
         timestep_s, n = arm.timestep_s, len(robot.joints)
         period_steps = round(1.0 / (robot.control_rate_hz * timestep_s))
         self.plant = plant
@@ -263,7 +263,7 @@ class PlantArm(SimulatedArm):
         self._states.send(self._step, _values(self._read()), self._rng)
         self._arrivals = [_reading(m) for m in self._states.receive(self._step, self._rng)]
         for arrival in self._arrivals:
-            if arrival.step > self._reading.step:
+            if arrival.time_s > self._reading.time_s:
                 self._reading = arrival
 
     @property
@@ -329,14 +329,14 @@ class PlantArm(SimulatedArm):
 
     def _read(self) -> Reading:
         encoder = self._encoder
-        return Reading(self._step, encoder.position, encoder.velocity, self.joint_effort)
+        return Reading(self.time_s, encoder.position, encoder.velocity, self.joint_effort)
 
 
 def _values(reading: Reading) -> list[float]:
     arrays = (reading.position, reading.velocity, reading.effort)
-    return [float(reading.step), *(value for array in arrays for value in array.tolist())]
+    return [reading.time_s, *(value for array in arrays for value in array.tolist())]
 
 
 def _reading(values: list[float]) -> Reading:
     position, velocity, effort = np.array(values[1:]).reshape(3, -1)
-    return Reading(int(values[0]), position, velocity, effort)
+    return Reading(values[0], position, velocity, effort)

@@ -10,8 +10,9 @@ import numpy as np
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
 from smfp_core.strict import ConfigError
-from smfp_sim.arm import ArmModel, SimulatedArm
 from smfp_sim.clearance import ClearanceModel
+from smfp_sim.plant import IDEAL, Plant
+from smfp_sim.plant_arm import make_arm
 
 # Simulated time that one call makes up for at most: after a long stall of the computer the robot
 # is a little behind the clock rather than stuck in computing.
@@ -30,8 +31,9 @@ class SimulatedDriver:
             ``real_time_factor``.
         physics_rate_hz: of the physics steps; 0 for the MJCF's own timestep.
         start_pose: ``home``, ``random``, or joint positions separated by commas.
-        seed: of random poses.
+        seed: of random poses, and of the plant.
         real_time_factor: simulated seconds in a period, over the period.
+        plant: how far the arm is from the ideal one.
 
     Raises:
         ConfigError: names what does not fit.
@@ -45,31 +47,36 @@ class SimulatedDriver:
         start_pose: str = "home",
         seed: int = 0,
         real_time_factor: float = 1.0,
+        plant: Plant = IDEAL,
     ) -> None:
-        model = ArmModel(robot)
-        if physics_rate_hz:
-            model.model.opt.timestep = 1.0 / physics_rate_hz
-        ratio = period_s / model.timestep_s
+        self.arm = make_arm(robot, plant, 1.0 / physics_rate_hz if physics_rate_hz else None)
+        timestep_s = self.arm.arm.timestep_s
+        ratio = period_s / timestep_s
         if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
             raise ConfigError(
-                f"physics_rate_hz: {1.0 / model.timestep_s:g} is not a whole multiple of the "
+                f"physics_rate_hz: {1.0 / timestep_s:g} is not a whole multiple of the "
                 f"publish rate {1.0 / period_s:g}"
             )
         self.robot = robot
-        self.arm = SimulatedArm(model)
         self._period_s = period_s
         self._factor = real_time_factor
         self._start_pose = start_pose
         self._rng = np.random.default_rng(seed)
+        self._plant_seed: int | None = seed
         self._debt_s = 0.0
         self._from: FloatArray = np.zeros(len(robot.joints))
         self._to: FloatArray = self._from
         self._segment_s = self._left_s = 0.0
         self.reset()
 
-    def reset(self) -> None:
-        """Stand still at the start pose; a random one is drawn anew."""
-        self.arm.reset(self._pose())
+    def reset(self, pose: FloatArray | None = None, plant_seed: int | None = None) -> None:
+        """Stand still at ``pose`` [n] (rad), by default the start pose: a random one is drawn anew.
+
+        What is random in the plant goes on as it was, or begins anew with ``plant_seed``.
+        """
+        if plant_seed is None:
+            plant_seed, self._plant_seed = self._plant_seed, None
+        self.arm.reset(self._pose() if pose is None else pose, plant_seed)
         self._debt_s = self._left_s = 0.0
 
     def _pose(self) -> FloatArray:
@@ -146,3 +153,4 @@ class SimulatedDriver:
                 self.arm.command_position(self._from + share * (self._to - self._from))
             self.arm.step()
             self._debt_s -= timestep_s
+        self.arm.sample()
