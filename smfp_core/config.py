@@ -89,6 +89,8 @@ class TrainConfig:
     compile: bool = True
     """Compile the update as one graph; a minute once, then faster. Eager gives the same numbers up
     to rounding."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the matrix products; weights, sums and the optimiser stay in float32."""
     eval_every: int = 5_000
     """Steps between evaluations."""
     eval_episodes: int = 10

@@ -4,9 +4,9 @@
 The smallest control task with several good actions: the plane's mirror image in the x axis is the
 same task, so a policy that holds both ways takes each in half of the episodes, and one that blends
 them drives into the disc. Start near (-1, 0), goal near (1, 0), a disc of radius 0.35 m at the
-origin. Action: velocity as a fraction of 1 m/s, held for 50 ms by a velocity servo. Horizon 4 s,
+origin. Action: velocity as a fraction of 1 m/s, held for 100 ms by a velocity servo. Horizon 4 s,
 ended by truncation; touching the disc terminates. Success: within 0.1 m of the goal for the last
-0.25 s. Reward of a step, with d the distance to the goal in metres: ``5 (d0 - d)``, 0.5 within
+0.3 s. Reward of a step, with d the distance to the goal in metres: ``5 (d0 - d)``, 0.5 within
 0.1 m, and -2 for touching the disc.
 """
 
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 DISC_RADIUS_M, POINT_RADIUS_M = 0.35, 0.05
 GOAL_DISTANCE_M = 0.1
-SUCCESS_STEPS = 5
+SUCCESS_STEPS = 3
 SPREAD_M = 0.1
-_SUBSTEPS = 5
+_SUBSTEPS = 10
 
 _MJCF = f"""
 <mujoco model="point_around">
@@ -52,7 +52,7 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """
 
     # gymnasium.Env declares it so, as an attribute of instances.
-    metadata: dict[str, Any] = {"render_modes": [], "render_fps": 20}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": [], "render_fps": 10}  # noqa: RUF012
 
     def __init__(self) -> None:
         self._model = mujoco.MjModel.from_xml_string(_MJCF)
@@ -79,7 +79,7 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Apply ``action`` [2] in [-1, 1] for 50 ms."""
+        """Apply ``action`` [2] in [-1, 1] for 100 ms."""
         before, x_before = self._distance(), self._data.qpos[0]
         self._data.ctrl[:] = np.clip(action, -1.0, 1.0)
         touched = False

@@ -145,7 +145,9 @@ class Agent(ABC):
         return self._metrics
 
     def _write(self, batch: Batch, noise: Any, with_actor: bool) -> dict[str, Tensor]:
-        new, metrics = self.learn(self.state, batch, noise, with_actor)
+        mixed = self.config.precision == "bfloat16"
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            new, metrics = self.learn(self.state, batch, noise, with_actor)
         for name, value in new.items():
             self.state[name].copy_(value)
         return metrics

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speed of training, ours beside Stable-Baselines3's and sbx's.
+
+    python benchmarks/training.py --json results/training.json
+
+Every contender is a process of its own with one thread; rounds are interleaved, one contender at a
+time, so that a slow moment of the machine meets all. Writes the JSON, and a Markdown table beside
+it. ``--quick`` takes fewer contenders and rounds and ends within five minutes. Peers that are not
+installed (extra ``peers``) are left out, and said to be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smfp_core.atomic import write_atomically
+from smfp_core.provenance import here
+from smfp_core.strict import to_mapping
+
+_HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the table."""
+
+    library: str
+    agent: str
+    k: int | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    slow: bool = False
+    """Measured with fewer steps a round."""
+
+    @property
+    def worker(self) -> str:
+        """Name that the worker knows it by."""
+        prefix = {"stable_baselines3": "sb3", "sbx": "sbx"}.get(self.library)
+        return f"{prefix}_{self.agent}" if prefix else "ours"
+
+
+def ours(agent: str, k: int | None = None, slow: bool = False, **fields: Any) -> Contender:
+    """One of this project's agents."""
+    name = agent + "".join(f" {value}" for value in fields.values())
+    settings: dict[str, Any] = {"agent": agent, **fields}
+    if k is not None:
+        settings["loss_candidates"] = k
+    return Contender("smfp_core", name, k, settings, slow)
+
+
+QUICK = [Contender("stable_baselines3", "sac"), ours("sac"), ours("smfp", 4)]
+FULL = [
+    *QUICK,
+    Contender("sbx", "sac"),
+    Contender("sbx", "crossq"),
+    ours("crossq"),
+    ours("smfp", 1),
+    ours("smfp", 8),
+    ours("smfp", 4, policy_delay=2),
+    ours("flow", 4, slow=True),
+    ours("sac", precision="bfloat16"),
+]
+
+
+class Worker:
+    """A contender's process."""
+
+    def __init__(self, contender: Contender, task: str) -> None:
+        self.contender = contender
+        command = [sys.executable, str(_HERE / "training_worker.py"), task, contender.worker]
+        self._process = subprocess.Popen(
+            [*command, json.dumps(contender.fields)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "XLA_FLAGS": _ONE_XLA_THREAD},
+        )
+        self.start_s = self._answer()
+        self.env_steps_per_s: list[float] = []
+        self.updates_per_s: list[float] = []
+
+    def ask(self, line: str) -> Any:
+        """One line, one answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def measure(self, steps: int) -> None:
+        """One round."""
+        steps = steps // 4 if self.contender.slow else steps
+        self.env_steps_per_s.append(steps / self.ask(f"steps {steps}"))
+        self.updates_per_s.append(steps / self.ask(f"updates {steps}"))
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.contender.worker} ended with {self._process.wait()}")
+        return json.loads(line)
+
+
+_ONE_XLA_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+
+def spread(values: list[float]) -> float:
+    """Greatest less least, as a share of the median."""
+    return (max(values) - min(values)) / statistics.median(values)
+
+
+def matrix_gflops(task: str) -> float:
+    """The machine's rate of float32 products on one thread."""
+    command = [sys.executable, str(_HERE / "training_worker.py"), task, "matrix", "{}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return float(done.stdout)
+
+
+def row_of(worker: Worker, task: str, gflops: float) -> dict[str, Any]:
+    """What a contender reached."""
+    contender, cost = worker.contender, worker.ask("report")
+    row = {
+        "library": contender.library,
+        "agent": contender.agent,
+        "k": contender.k,
+        "task": task,
+        "threads": 1,
+        "env_steps_per_s": round(statistics.median(worker.env_steps_per_s), 2),
+        "updates_per_s": round(statistics.median(worker.updates_per_s), 2),
+        "spread": round(spread(worker.env_steps_per_s), 3),
+        "start_s": round(worker.start_s, 1),
+        "peak_mb": round(cost["peak_mb"], 1),
+    }
+    if "update_flop" in cost:
+        limit = gflops * 1e9 / cost["update_flop"]
+        row |= {
+            "update_gflop": round(cost["update_flop"] / 1e9, 3),
+            "limit_updates_per_s": round(limit, 1),
+            "share_of_limit": round(row["updates_per_s"] / limit, 3),
+            "stages_ms": {name: round(ms, 3) for name, ms in cost["stages_ms"].items()},
+        }
+    return row
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The tables as text."""
+    rows = record["rows"]
+    base = next((r for r in rows if (r["library"], r["agent"]) == ("stable_baselines3", "sac")), {})
+    origin = record["measured_by"]
+    lines = [
+        "# Speed of training, measured",
+        "",
+        f"`{origin['command']}` at revision `{origin['git_revision'][:12]}` on {origin['machine']};"
+        f" load average before {record['load_before']}, matrix products at"
+        f" {record['matrix_gflops']:.0f} GFLOP/s. One thread each, {record['task']}, batch 256,"
+        " twin critics and actor of 256 x 256, one update a step; medians of interleaved rounds.",
+        "",
+        "| library | agent | K | steps/s | to SB3's SAC | updates/s | spread | GFLOP an update |"
+        " of the limit | start s | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        ratio = f"{r['env_steps_per_s'] / base['env_steps_per_s']:.2f}" if base else "-"
+        share = f"{r['share_of_limit']:.0%}" if "share_of_limit" in r else "-"
+        lines.append(
+            f"| {r['library']} | {r['agent']} | {r['k'] or '-'} | {r['env_steps_per_s']:.1f} "
+            f"| {ratio} | {r['updates_per_s']:.1f} | {r['spread']:.0%} "
+            f"| {r.get('update_gflop', '-')} | {share} | {r['start_s']} | {r['peak_mb']:.0f} |"
+        )
+    if record["missing"]:
+        lines += ["", f"Not installed and left out: {', '.join(record['missing'])}."]
+    lines += ["", "## Stages of an update, ms", ""]
+    lines += [
+        "The update is one fused graph: mirror, critic and actor are what it takes less without",
+        "them.",
+        "",
+    ]
+    for r in rows:
+        if "stages_ms" in r:
+            stages = ", ".join(f"{stage} {ms:.2f}" for stage, ms in r["stages_ms"].items())
+            name = f"{r['agent']}, K = {r['k']}" if r["k"] else r["agent"]
+            lines.append(f"- {name}: {stages}")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, help="write the result here, and a .md beside it")
+    parser.add_argument("--task", default="HalfCheetah-v4", help="gymnasium id")
+    parser.add_argument("--quick", action="store_true", help="fewer contenders, within 5 minutes")
+    parser.add_argument("--rounds", type=int, default=0, help="interleaved rounds (3, or 5 whole)")
+    parser.add_argument("--steps", type=int, default=0, help="steps a round (60, or 200 whole)")
+    arguments = parser.parse_args()
+    load_before = round(os.getloadavg()[0], 2)
+    gflops = matrix_gflops(arguments.task)
+    contenders = QUICK if arguments.quick else FULL
+    libraries = {c.library for c in contenders}
+    missing = sorted(name for name in libraries if importlib.util.find_spec(name) is None)
+    workers: list[Worker] = []
+    try:
+        for contender in contenders:
+            if contender.library in missing:
+                continue
+            print(f"starting {contender.library} {contender.agent} ...", file=sys.stderr)
+            workers.append(Worker(contender, arguments.task))
+        for _ in range(arguments.rounds or (3 if arguments.quick else 5)):
+            for worker in workers:
+                worker.measure(arguments.steps or (60 if arguments.quick else 200))
+        rows = [row_of(worker, arguments.task, gflops) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.end()
+    record = {
+        "measured_by": to_mapping(here("benchmarks.training")),
+        "measured_at": time.strftime("%Y-%m-%d"),
+        "task": arguments.task,
+        "load_before": load_before,
+        "matrix_gflops": round(gflops, 1),
+        "missing": missing,
+        "rows": rows,
+    }
+    text = markdown(record)
+    print(text)
+    if arguments.json:
+        write_atomically(arguments.json, json.dumps(record, indent=1) + "\n")
+        write_atomically(arguments.json.with_suffix(".md"), text)
+
+
+if __name__ == "__main__":
+    main()

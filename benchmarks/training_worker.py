@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One contender of benchmarks/training.py, in a process of its own.
+
+Reads lines from standard input: ``steps N`` and ``updates N`` run that many and answer with
+seconds, ``report`` answers with what the process costs, ``end`` ends it. Every answer is one JSON
+line; the first, unasked, comes when the contender is warm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_WARMUP = 1000
+
+
+class Ours:
+    """An agent of this project, stepped by the training command's own loop."""
+
+    def __init__(self, task: str, fields: dict[str, Any]) -> None:
+        import torch
+
+        from smfp_core.config import TrainConfig
+        from smfp_core.progress import RunLog
+        from smfp_core.train import Trainer
+
+        torch.set_num_threads(1)
+        self._torch = torch
+        config = TrainConfig(
+            env_id=task, steps=10**6, warmup_steps=_WARMUP, replay_capacity=100_000, **fields
+        )
+        folder = Path(tempfile.mkdtemp())
+        self._trainer = Trainer(config, folder)
+        self._log = RunLog(folder, config.steps, 0)
+        self.steps(_WARMUP + 8)  # 8: past every policy delay, so that all graphs are compiled
+
+    def steps(self, count: int) -> None:
+        """Act, step the environment, update once."""
+        for _ in range(count):
+            self._trainer._advance(self._log)
+
+    def updates(self, count: int) -> None:
+        """Sample a batch and update."""
+        trainer = self._trainer
+        for _ in range(count):
+            trainer.agent.update(trainer.replay.sample(trainer.config.batch_size, trainer.rng))
+
+    def report(self) -> dict[str, Any]:
+        """Milliseconds by stage, and floating-point operations of one update."""
+        trainer, agent = self._trainer, self._trainer.agent
+        config = trainer.config
+
+        def batch() -> Any:
+            return trainer.replay.sample(config.batch_size, trainer.rng)
+
+        def without(**change: Any) -> float:
+            from smfp_core.agents import make_agent
+
+            other = make_agent(dataclasses.replace(config, **change), agent.n_obs, agent.n_act)
+            for _ in range(4):
+                other.update(batch())
+            return _median_ms(lambda: other.update(fixed))
+
+        fixed = batch()
+        update = _median_ms(lambda: agent.update(fixed))
+        stages = {
+            "sample": _median_ms(batch),
+            "noise": _median_ms(lambda: agent.draw(config.batch_size)),
+            "update": update,
+            "acting": _median_ms(lambda: agent.act(trainer.collector.observation)),
+            "stepping": _median_ms(
+                lambda: trainer.collector.step(trainer.rng.uniform(-1, 1, agent.n_act))
+            ),
+        }
+        # The graph is fused: a stage's time is what the update takes less without it.
+        if config.agent == "smfp":
+            stages["mirror"] = update - without(mirror=False)
+        if config.agent in ("smfp", "sac"):
+            critic = without(policy_delay=10**6)
+            stages["critic and targets"] = critic
+            stages["actor and temperature"] = update - critic - stages.get("mirror", 0.0)
+        return {"stages_ms": stages, "update_flop": self._flop(fixed)}
+
+    def _flop(self, batch: Any) -> int:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        agent = self._trainer.agent
+        with FlopCounterMode(display=False) as counter:
+            agent.learn(agent.state, batch, agent.draw(len(batch.reward)), True)
+        return counter.get_total_flops()
+
+
+class Peer:
+    """An algorithm of Stable-Baselines3 or sbx with that library's own parameters."""
+
+    def __init__(self, task: str, name: str) -> None:
+        import gymnasium
+        import torch
+
+        torch.set_num_threads(1)
+        env = gymnasium.make(task)
+        # learn() trains after each step from `learning_starts` on.
+        options: dict[str, Any] = {"learning_starts": _WARMUP, "device": "cpu", "seed": 0}
+        options |= {"buffer_size": 100_000, "batch_size": 256}
+        if name.startswith("sb3"):
+            import stable_baselines3 as library
+        else:
+            import sbx as library  # type: ignore[no-redef]
+        kind = {"sac": "SAC", "td3": "TD3", "crossq": "CrossQ"}[name.split("_")[1]]
+        if kind == "CrossQ":
+            options["policy_kwargs"] = {"net_arch": [256, 256]}
+        self._model = getattr(library, kind)("MlpPolicy", env, **options)
+        self._model.learn(_WARMUP + 8)
+
+    def steps(self, count: int) -> None:
+        """Act, step the environment, update once."""
+        self._model.learn(count, reset_num_timesteps=False)
+
+    def updates(self, count: int) -> None:
+        """Sample a batch and update."""
+        try:
+            self._model.train(gradient_steps=count, batch_size=256)
+        except TypeError:  # sbx
+            self._model.train(batch_size=256, gradient_steps=count)
+
+    def report(self) -> dict[str, Any]:
+        """Nothing beside what every process reports."""
+        return {}
+
+
+def _median_ms(call: Callable[[], Any], repeats: int = 21) -> float:
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(times)
+
+
+def matrix_gflops() -> float:
+    """Best rate of a float32 product like the update's, on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    a, b, c = torch.randn(1024, 256), torch.randn(256, 256), torch.randn(1024, 256)
+    times = []
+    for _ in range(100):
+        started = time.perf_counter()
+        torch.mm(a, b, out=c)
+        times.append(time.perf_counter() - started)
+    return 2 * 1024 * 256 * 256 / min(times) / 1e9
+
+
+def main() -> None:
+    """Serve one contender."""
+    task, name, fields = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+
+    def answer(value: Any) -> None:
+        print(json.dumps(value), flush=True)
+
+    if name == "matrix":
+        answer(matrix_gflops())
+        return
+    started = time.perf_counter()
+    contender = Ours(task, fields) if name == "ours" else Peer(task, name)
+    answer(time.perf_counter() - started)
+    for line in sys.stdin:
+        word, _, count = line.strip().partition(" ")
+        if word == "end":
+            return
+        if word == "report":
+            kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            answer({"peak_mb": kilobytes / 1024, **contender.report()})
+            continue
+        started = time.perf_counter()
+        getattr(contender, word)(int(count))
+        answer(time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
