@@ -92,7 +92,7 @@ class MeanFlowActor(nn.Module):
 
     def log_std(self, observation: Tensor) -> Tensor:
         """log sigma(s), [B, n_act], smoothly bounded to [LOG_STD_MIN, LOG_STD_MAX]."""
-        x = self.log_std_out(functional.silu(self.log_std_in(observation)))
+        x = self.log_std_out(functional.silu(self.log_std_in(observation))).float()
         half = 0.5 * (LOG_STD_MAX - LOG_STD_MIN)
         return LOG_STD_MIN + half * (torch.tanh(x) + 1.0)
 
@@ -103,6 +103,9 @@ def meanflow_loss(
     target: Tensor,
     noise: Tensor,
     time: Tensor,
+    *,
+    velocity: Tensor | None = None,
+    weight_power: float = 0.2,
 ) -> Tensor:
     """MeanFlow regression of ``actor`` onto target actions.
 
@@ -112,14 +115,41 @@ def meanflow_loss(
         target: actions x, [B, M, n_act].
         noise: e, standard normal, [B, M, n_act].
         time: t in [0, 1], [B, M, 1].
+        velocity: v, [B, M, n_act], where it is better known than e - x; see ``mean_velocity``.
+        weight_power: 0 gives the square, whose minimiser is the mean; more of it leans to the
+            majority of the targets.
 
     Returns:
-        Scalar: mean of ``d2 * (d2 + 1e-4)**-0.2`` with the weight held constant.
+        Scalar: mean of ``d2 * (d2 + 1e-4)**-weight_power`` with the weight held constant.
     """
     path = (1 - time) * target + time * noise  # a_t = (1 - t) x + t e
-    velocity = noise - target  # v = e - x
+    if velocity is None:
+        velocity = noise - target  # v = e - x
     g, dg_dt = actor.with_tangent(observation, path, time, velocity)
     with torch.no_grad():  # identity: g = a_t + (t - 1) v - t dg/dt
         wanted = (path + (time - 1) * velocity - time * dg_dt).clamp(-TARGET_CLIP, TARGET_CLIP)
     d2 = (g - wanted).square().sum(-1)
-    return (d2 * (d2.detach() + 1e-4).pow(-0.2)).mean()
+    return (d2 * (d2.detach() + 1e-4).pow(-weight_power)).mean()
+
+
+def mean_velocity(path: Tensor, time: Tensor, candidates: Tensor, weights: Tensor) -> Tensor:
+    """E[e - x | a_t] where x is one of a state's candidates, drawn by their weights.
+
+    The regression's target is linear in v, so that this expectation in the place of the drawn v
+    leaves the target's mean as it is and takes the variance of the choice away.
+
+    Args:
+        path: a_t, [B, M, n_act].
+        time: t in [0, 1], [B, M, 1].
+        candidates: x_j, [B, J, n_act].
+        weights: [B, J], of sum 1.
+
+    Returns:
+        [B, M, n_act].
+    """
+    t = time.unsqueeze(-2).clamp_min(1e-3)
+    x = candidates.unsqueeze(-3)
+    e = (path.unsqueeze(-2) - (1 - t) * x) / t  # the noise that leads from x_j through a_t
+    logits = weights.clamp_min(1e-30).log().unsqueeze(-2) - 0.5 * e.square().sum(-1)
+    share = torch.softmax(logits, -1).unsqueeze(-1)
+    return (share * (e - x)).sum(-2)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from smfp_core.entropy import conditional_log_prob, marginal_log_prob
-from smfp_core.meanflow import FlowPolicy, meanflow_loss
+from smfp_core.meanflow import FlowPolicy, mean_velocity, meanflow_loss
 from smfp_core.mirror_descent import effective_sample_size, mirror_weights
 
 Q_SCALE_RATE = 0.005
@@ -31,6 +31,19 @@ class ActorOptions:
     """Whether L_Mirror is part of it."""
     candidates: int = 4
     """K: noise draws in the entropy estimate and candidates of the mirror step."""
+    density_draws: int = 0
+    """Draws of pi_k that estimate the candidates' density, where more than ``candidates``: only
+    their means are computed, without gradient."""
+    own_weight: float = 1.0
+    """Weight of an action's own draw in its density, see ``marginal_log_prob``."""
+    actions: int = 1
+    """Of the actor's K draws, how many L_SAC is taken at."""
+    paths: int = 1
+    """Paths of the regression in each state, their candidates drawn by stratified resampling."""
+    mean_velocity: bool = False
+    """Whether the regression takes the expected velocity, see ``meanflow.mean_velocity``."""
+    weight_power: float = 0.2
+    """Power of the regression's weight; 0 for the plain square."""
     mirror_weight: float = 3.0
     """lambda: weight of L_Mirror."""
     mirror_step: float = 1.0
@@ -45,17 +58,17 @@ class ActorNoise(NamedTuple):
     mean: Tensor
     """e of the actor's K draws, [B, K, n_act]."""
     action: Tensor
-    """eps of the action that L_SAC is taken at, [B, 1, n_act]."""
+    """eps of the actions that L_SAC is taken at, [B, actions, n_act]."""
     candidate_mean: Tensor
-    """e of the previous actor's K candidates, [B, K, n_act]."""
+    """e of the previous actor's draws, the K candidates first, [B, density draws, n_act]."""
     candidate: Tensor
     """eps of the candidates, [B, K, n_act]."""
     choice: Tensor
-    """Which candidate is regressed on, uniform in [0, 1), [B, 1]."""
+    """Which candidates are regressed on, uniform in [0, 1), [B, 1]."""
     flow: Tensor
-    """e at the far end of the regression's path, [B, 1, n_act]."""
+    """e at the far end of the regression's paths, [B, paths, n_act]."""
     time: Tensor
-    """t on that path, uniform in [0, 1), [B, 1, 1]."""
+    """t on those paths, uniform in [0, 1), [B, paths, 1]."""
 
     @classmethod
     def draw(
@@ -71,20 +84,24 @@ class ActorNoise(NamedTuple):
         def normal(draws: int) -> Tensor:
             return torch.randn(batch, draws, n_act, generator=generator, device=device)
 
-        k = options.candidates
+        k, paths = options.candidates, options.paths
         return cls(
             mean=normal(k),
-            action=normal(1),
-            candidate_mean=normal(k),
+            action=normal(options.actions),
+            candidate_mean=normal(max(k, options.density_draws)),
             candidate=normal(k),
             choice=torch.rand(batch, 1, generator=generator, device=device),
-            flow=normal(1),
-            time=torch.rand(batch, 1, 1, generator=generator, device=device),
+            flow=normal(paths),
+            time=torch.rand(batch, paths, 1, generator=generator, device=device),
         )
 
 
 def policy_log_prob(
-    actions: Tensor, means: Tensor, log_std: Tensor, entropy: Literal["marginal", "conditional"]
+    actions: Tensor,
+    means: Tensor,
+    log_std: Tensor,
+    entropy: Literal["marginal", "conditional"],
+    own_weight: float = 1.0,
 ) -> Tensor:
     """log pi of actions [B, J, n_act], [B, J]; the first J of the K means made them.
 
@@ -93,9 +110,10 @@ def policy_log_prob(
         means: [B, K, n_act], K >= J.
         log_std: [B, n_act].
         entropy: the density that stands for log pi.
+        own_weight: see ``marginal_log_prob``.
     """
     if entropy == "marginal":
-        return marginal_log_prob(actions, means, log_std)
+        return marginal_log_prob(actions, means, log_std, own_weight)
     return conditional_log_prob(actions, means[:, : actions.shape[1]], log_std.unsqueeze(1))
 
 
@@ -129,8 +147,8 @@ def actor_objective(
     # L_SAC = alpha log pi(a|s) - Q(s, a), pathwise, in units of the running |Q|.
     means = actor.mean(observation, noise.mean)
     log_std = actor.log_std(observation)
-    action = means[:, :1] + log_std.exp().unsqueeze(1) * noise.action
-    log_prob = policy_log_prob(action, means, log_std, options.entropy)
+    action = means[:, : options.actions] + log_std.exp().unsqueeze(1) * noise.action
+    log_prob = policy_log_prob(action, means, log_std, options.entropy, options.own_weight)
     value = q_of(observation, action.clamp(-1, 1))
     with torch.no_grad():
         size = value.abs().mean()
@@ -171,17 +189,32 @@ def _mirror(
     with torch.no_grad():
         means = previous.mean(observation, noise.candidate_mean)
         log_std = previous.log_std(observation)
-        candidates = means + log_std.exp().unsqueeze(1) * noise.candidate
-        log_prob = policy_log_prob(candidates, means, log_std, options.entropy)
+        candidates = means[:, : options.candidates] + log_std.exp().unsqueeze(1) * noise.candidate
+        log_prob = policy_log_prob(candidates, means, log_std, options.entropy, options.own_weight)
         candidates = candidates.clamp(-1, 1)
         weights, beta = mirror_weights(
             q_of(observation, candidates), log_prob, alpha, options.mirror_step
         )
-        # Inverse of the cumulative weights; the last may fall short of 1 by rounding.
-        chosen = (weights.cumsum(-1) < noise.choice).sum(-1, keepdim=True)
+        # Inverse of the cumulative weights at evenly spaced levels; the last weight may fall
+        # short of 1 by rounding.
+        steps = torch.arange(options.paths, device=weights.device)
+        levels = (steps + noise.choice) / options.paths
+        chosen = (weights.cumsum(-1).unsqueeze(-2) < levels.unsqueeze(-1)).sum(-1)
         chosen = chosen.clamp_max(weights.shape[-1] - 1)
         target = torch.take_along_dim(candidates, chosen.unsqueeze(-1), 1)
-    loss = meanflow_loss(actor, observation, target, noise.flow, noise.time)
+        velocity = noise.flow - target
+        if options.mean_velocity:
+            path = (1 - noise.time) * target + noise.time * noise.flow
+            velocity = mean_velocity(path, noise.time, candidates, weights)
+    loss = meanflow_loss(
+        actor,
+        observation,
+        target,
+        noise.flow,
+        noise.time,
+        velocity=velocity,
+        weight_power=options.weight_power,
+    )
     return loss, {
         "mirror_loss": loss,
         "beta": beta,
