@@ -15,44 +15,17 @@ The arm then holds where it is until a goal comes on /policy_node/goal; keep a h
 emergency stop. `ros2 launch smfp_control hardware.launch.py --show-args` lists all arguments.
 """
 
-from launch.actions import DeclareLaunchArgument, Shutdown
-from launch.events.process import ProcessExited
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import LifecycleNode
-from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
+from launch.actions import DeclareLaunchArgument
 
-from launch import LaunchContext, LaunchDescription
-
-PACKAGE = "smfp_control"
-
-
-def end_launch(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
-    """Nothing runs on without a node; during a shutdown, another one would be an error."""
-    reason = f"{event.process_name} ended"
-    return [] if context.is_shutdown else [Shutdown(reason=reason)]
+from launch import LaunchDescription
+from smfp_control.launching import common_arguments, policy_node
 
 
 def generate_launch_description() -> LaunchDescription:
     """One node; its end ends the launch."""
-    robot = LaunchConfiguration("robot")
     return LaunchDescription(
         [
-            DeclareLaunchArgument(
-                "robot", default_value="ur5e", description="Name in config/robots, or a YAML file"
-            ),
-            DeclareLaunchArgument(
-                "policy",
-                default_value=[robot, "_reach"],
-                description="Name in config/policies, or an .onnx file",
-            ),
-            DeclareLaunchArgument(
-                "config",
-                default_value=PathJoinSubstitution(
-                    [FindPackageShare(PACKAGE), "config", "control", "hardware.yaml"]
-                ),
-                description="Parameters of the node",
-            ),
+            *common_arguments("hardware.yaml", autostart=False),
             DeclareLaunchArgument(
                 "command_interface",
                 default_value="",
@@ -69,46 +42,6 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="",
                 description="Commands out; empty: as the robot description says",
             ),
-            DeclareLaunchArgument(
-                "rate",
-                default_value="0.0",
-                description="Control rate in Hz; 0: as the robot description says",
-            ),
-            DeclareLaunchArgument("namespace", default_value="", description="Of the node"),
-            DeclareLaunchArgument(
-                "autostart",
-                default_value="false",
-                choices=["true", "false"],
-                description="Bring the node to active unasked; leave it off on hardware",
-            ),
-            LifecycleNode(
-                package=PACKAGE,
-                executable="policy_node",
-                name="policy_node",
-                namespace=LaunchConfiguration("namespace"),
-                output="screen",
-                parameters=[
-                    LaunchConfiguration("config"),
-                    {
-                        **{
-                            parameter: ParameterValue(LaunchConfiguration(argument), value_type=str)
-                            for parameter, argument in (
-                                ("robot", "robot"),
-                                ("policy_path", "policy"),
-                                ("command_interface", "command_interface"),
-                                ("joint_states_topic", "joint_states_topic"),
-                                ("command_topic", "command_topic"),
-                            )
-                        },
-                        "control_rate_hz": ParameterValue(
-                            LaunchConfiguration("rate"), value_type=float
-                        ),
-                        "autostart": ParameterValue(
-                            LaunchConfiguration("autostart"), value_type=bool
-                        ),
-                    },
-                ],
-                on_exit=end_launch,
-            ),
+            policy_node("command_interface", "joint_states_topic", "command_topic"),
         ]
     )

@@ -14,97 +14,30 @@ Then send a goal (base frame, metres):
 `ros2 launch smfp_control sim.launch.py --show-args` lists all arguments.
 """
 
-from launch.actions import DeclareLaunchArgument, Shutdown
-from launch.events.process import ProcessExited
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import LifecycleNode, Node
-from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
 
-from launch import LaunchContext, LaunchDescription
-
-PACKAGE = "smfp_control"
-
-
-def end_launch(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
-    """Nothing runs on without a node; during a shutdown, another one would be an error."""
-    reason = f"{event.process_name} ended"
-    return [] if context.is_shutdown else [Shutdown(reason=reason)]
+from launch import LaunchDescription
+from smfp_control.launching import PACKAGE, common_arguments, end_launch, policy_node, typed
 
 
 def generate_launch_description() -> LaunchDescription:
     """Two nodes; the end of either ends the launch."""
-    robot = LaunchConfiguration("robot")
-    config = LaunchConfiguration("config")
-    namespace = LaunchConfiguration("namespace")
     return LaunchDescription(
         [
-            DeclareLaunchArgument(
-                "robot", default_value="ur5e", description="Name in config/robots, or a YAML file"
-            ),
-            DeclareLaunchArgument(
-                "policy",
-                default_value=[robot, "_reach"],
-                description="Name in config/policies, or an .onnx file",
-            ),
-            DeclareLaunchArgument(
-                "config",
-                default_value=PathJoinSubstitution(
-                    [FindPackageShare(PACKAGE), "config", "control", "sim.yaml"]
-                ),
-                description="Parameters of both nodes",
-            ),
-            DeclareLaunchArgument(
-                "rate",
-                default_value="0.0",
-                description="Control rate in Hz; 0: as the robot description says",
-            ),
-            DeclareLaunchArgument("namespace", default_value="", description="Of both nodes"),
-            DeclareLaunchArgument(
-                "autostart",
-                default_value="true",
-                choices=["true", "false"],
-                description="Bring the policy node to active",
-            ),
+            *common_arguments("sim.yaml", autostart=True),
             Node(
                 package=PACKAGE,
                 executable="sim_node",
                 name="sim_node",
-                namespace=namespace,
+                namespace=LaunchConfiguration("namespace"),
                 output="screen",
                 parameters=[
-                    config,
-                    {
-                        "robot": ParameterValue(robot, value_type=str),
-                        "publish_rate_hz": ParameterValue(
-                            LaunchConfiguration("rate"), value_type=float
-                        ),
-                    },
+                    LaunchConfiguration("config"),
+                    {"robot": typed("robot", str), "publish_rate_hz": typed("rate", float)},
                 ],
                 on_exit=end_launch,
             ),
-            LifecycleNode(
-                package=PACKAGE,
-                executable="policy_node",
-                name="policy_node",
-                namespace=namespace,
-                output="screen",
-                parameters=[
-                    config,
-                    {
-                        "robot": ParameterValue(robot, value_type=str),
-                        "policy_path": ParameterValue(
-                            LaunchConfiguration("policy"), value_type=str
-                        ),
-                        "control_rate_hz": ParameterValue(
-                            LaunchConfiguration("rate"), value_type=float
-                        ),
-                        "autostart": ParameterValue(
-                            LaunchConfiguration("autostart"), value_type=bool
-                        ),
-                    },
-                ],
-                on_exit=end_launch,
-            ),
+            policy_node(),
         ]
     )

@@ -71,14 +71,29 @@ def _parameter(
 
 
 @dataclass(frozen=True)
-class PolicyNodeParameters:
-    """Parameters of ``policy_node``, read at configure unless one says otherwise."""
-
-    READ_AT: ClassVar[ReadAt] = "configure"
+class RobotParameters:
+    """Parameters of both nodes: which arm, and how it is connected."""
 
     robot: str = _parameter(
         "ur5e", "Robot description: the name of one in config/robots, or the path of a YAML file"
     )
+    command_interface: Literal["", "forward_position", "forward_velocity", "joint_trajectory"] = (
+        _parameter("", "What the controller takes; empty: as the robot description says")
+    )
+    joint_states_topic: str = _parameter(
+        "", "Topic of the joint states; empty: as the robot description says"
+    )
+    command_topic: str = _parameter(
+        "", "Topic of the commands; empty: as the robot description says for the interface"
+    )
+
+
+@dataclass(frozen=True)
+class PolicyNodeParameters(RobotParameters):
+    """Parameters of ``policy_node``, read at configure unless one says otherwise."""
+
+    READ_AT: ClassVar[ReadAt] = "configure"
+
     policy_path: str = _parameter(
         "",
         "Policy file: the name of one in config/policies, or the path of an .onnx file. Set while "
@@ -89,15 +104,6 @@ class PolicyNodeParameters:
         False,
         "Configure and activate without being asked; for simulation, not for hardware",
         read_at="start",
-    )
-    command_interface: Literal["", "forward_position", "forward_velocity", "joint_trajectory"] = (
-        _parameter("", "What the controller takes; empty: as the robot description says")
-    )
-    joint_states_topic: str = _parameter(
-        "", "Topic of the joint states; empty: as the robot description says"
-    )
-    command_topic: str = _parameter(
-        "", "Topic of the commands; empty: as the robot description says for the interface"
     )
     control_rate_hz: float = _parameter(
         0.0,
@@ -217,6 +223,11 @@ class PolicyNodeParameters:
     deadline_window_s: float = _parameter(
         1.0, "Window in which missed deadlines are counted", unit="s", low=0.1, high=60.0
     )
+    lockstep: bool = _parameter(
+        False,
+        "Tick once for each new joint state, however fast they come, instead of at the control "
+        "rate: for a sim_node with the same parameter, never for hardware",
+    )
     scheduler_priority: int = _parameter(
         0, "SCHED_FIFO priority of the control thread; 0: normal scheduling", low=0, high=99
     )
@@ -233,23 +244,11 @@ class PolicyNodeParameters:
 
 
 @dataclass(frozen=True)
-class SimNodeParameters:
+class SimNodeParameters(RobotParameters):
     """Parameters of ``sim_node``; all are read at start."""
 
     READ_AT: ClassVar[ReadAt] = "start"
 
-    robot: str = _parameter(
-        "ur5e", "Robot description: the name of one in config/robots, or the path of a YAML file"
-    )
-    command_interface: Literal["", "forward_position", "forward_velocity", "joint_trajectory"] = (
-        _parameter("", "What the simulated controller takes; empty: as the robot description says")
-    )
-    joint_states_topic: str = _parameter(
-        "", "Topic of the joint states; empty: as the robot description says"
-    )
-    command_topic: str = _parameter(
-        "", "Topic of the commands; empty: as the robot description says for the interface"
-    )
     publish_rate_hz: float = _parameter(
         0.0,
         "Rate of joint states; 0: the robot's control rate",
@@ -273,7 +272,20 @@ class SimNodeParameters:
         "clear of everything), or "
         "joint positions in rad in the robot's order, separated by commas",
     )
-    seed: int = _parameter(0, "Seed of random starts", low=0, high=2**31 - 1)
+    seed: int = _parameter(
+        0, "Seed of random starts, and of what is random in the plant", low=0, high=2**31 - 1
+    )
+    plant: str = _parameter(
+        "ideal",
+        "How far the robot is from the ideal one: the name of a plant in config/plants, or the "
+        "path of a YAML file",
+    )
+    lockstep: bool = _parameter(
+        False,
+        "Wait for the command that answers a joint state before the next step, and step as fast "
+        "as commands come; the policy node needs the same parameter. Joint states are stamped "
+        "with the number of their tick times the period",
+    )
     publish_clock: bool = _parameter(
         False, "Publish simulated time on /clock, and stamp joint states with it"
     )

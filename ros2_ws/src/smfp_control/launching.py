@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the launch files share. They alone import this: it needs ROS 2's launch_ros."""
+
+from __future__ import annotations
+
+from launch.actions import DeclareLaunchArgument, Shutdown
+from launch.events.process import ProcessExited
+from launch.launch_context import LaunchContext
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+PACKAGE = "smfp_control"
+
+
+def end_launch(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
+    """Nothing runs on without a node; during a shutdown, another one would be an error."""
+    reason = f"{event.process_name} ended"
+    return [] if context.is_shutdown else [Shutdown(reason=reason)]
+
+
+def typed(argument: str, value_type: type) -> ParameterValue:
+    """The value of a launch argument as a parameter: text that looks like a number stays text."""
+    return ParameterValue(LaunchConfiguration(argument), value_type=value_type)
+
+
+def common_arguments(config: str, autostart: bool) -> list[DeclareLaunchArgument]:
+    """Arguments of every launch file; ``config`` names the default in config/control."""
+    return [
+        DeclareLaunchArgument(
+            "robot", default_value="ur5e", description="Name in config/robots, or a YAML file"
+        ),
+        DeclareLaunchArgument(
+            "policy",
+            default_value=[LaunchConfiguration("robot"), "_reach"],
+            description="Name in config/policies, or an .onnx file",
+        ),
+        DeclareLaunchArgument(
+            "config",
+            default_value=PathJoinSubstitution(
+                [FindPackageShare(PACKAGE), "config", "control", config]
+            ),
+            description="Parameters of what is started",
+        ),
+        DeclareLaunchArgument(
+            "rate",
+            default_value="0.0",
+            description="Control rate in Hz; 0: as the robot description says",
+        ),
+        DeclareLaunchArgument("namespace", default_value="", description="Of what is started"),
+        DeclareLaunchArgument(
+            "autostart",
+            default_value=str(autostart).lower(),
+            choices=["true", "false"],
+            description="Bring the policy node to active unasked; leave it off on hardware",
+        ),
+    ]
+
+
+def policy_node(*text_arguments: str) -> LifecycleNode:
+    """The policy node, with further arguments of the same names as its parameters, all text."""
+    return LifecycleNode(
+        package=PACKAGE,
+        executable="policy_node",
+        name="policy_node",
+        namespace=LaunchConfiguration("namespace"),
+        output="screen",
+        parameters=[
+            LaunchConfiguration("config"),
+            {
+                "robot": typed("robot", str),
+                "policy_path": typed("policy", str),
+                "control_rate_hz": typed("rate", float),
+                "autostart": typed("autostart", bool),
+                **{name: typed(name, str) for name in text_arguments},
+            },
+        ],
+        on_exit=end_launch,
+    )
