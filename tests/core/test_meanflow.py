@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from smfp_core.meanflow import LOG_STD_MAX, LOG_STD_MIN, MeanFlowActor, meanflow_loss
+from smfp_core.meanflow import LOG_STD_MAX, LOG_STD_MIN, MeanFlowActor, mean_velocity, meanflow_loss
 
 
 def make_actor(seed: int = 0) -> MeanFlowActor:
@@ -171,6 +171,23 @@ def test_exact_flow_has_no_loss(flow: ClosedFormFlow):
 def test_exact_flow_takes_noise_to_the_target():
     samples = MIXTURE.mean(torch.zeros(1, 1), draw(1, 20_000, 1)).flatten()
     assert abs((samples > 0).double().mean() - 0.7) < 0.01
+
+
+def test_mean_velocity_is_the_expectation_over_the_candidates():
+    torch.manual_seed(0)
+    t = 0.3 + 0.7 * torch.rand(40, 1, 1, dtype=torch.float64)
+    path = (1 - t) * MIXTURE.mean(torch.zeros(40, 1), draw(40, 1, 1)) + t * draw(40, 1, 1)
+    # One candidate leaves no choice: v = e - x with the noise that leads through the point.
+    x = draw(40, 1, 1)
+    only = mean_velocity(path, t, x, torch.ones(40, 1, dtype=torch.float64))
+    torch.testing.assert_close(only, (path - (1 - t) * x) / t - x)
+    # Many candidates of the mixture: the closed form of the flow's velocity.
+    candidates = MIXTURE.mean(torch.zeros(1, 1), draw(1, 20_000, 1)).expand(40, -1, -1)
+    weights = torch.full((40, 20_000), 1 / 20_000, dtype=torch.float64)
+    action, noise = MIXTURE.posterior(path, t)
+    velocity = mean_velocity(path, t, candidates, weights)
+    torch.testing.assert_close(velocity, noise - action, rtol=0, atol=0.1)
+    assert (velocity - noise + action).abs().mean() < 0.02
 
 
 def sliced_wasserstein(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from smfp_core.entropy import marginal_log_prob
 from smfp_core.mirror_descent import effective_sample_size, mirror_weights
 
 
@@ -86,3 +87,30 @@ def test_resampled_candidates_converge_to_the_boltzmann_policy(step: float):
     truth = torch.softmax(q / alpha, 0)
     torch.testing.assert_close(average, truth, rtol=0, atol=0.02)
     assert greedy.max() > 0.99  # the same steps without log pi_k: one action is left
+
+
+def settled_mass(candidates: int, draws: int, own_weight: float) -> float:
+    """Mass of the larger of two optima, 0.6 and 0.4 by Q, at which repeated steps settle.
+
+    A policy that sits at two points: only how often each occurs among its draws tells the mass.
+    """
+    generator = torch.Generator().manual_seed(0)
+    mass, average, alpha, count = 0.6, 0.0, 0.2, 4000
+    log_std = torch.full((count, 1), -3.0, dtype=torch.float64)
+    for i in range(60):
+        larger = torch.rand(count, draws, 1, generator=generator, dtype=torch.float64) < mass
+        means = larger.double()
+        actions = means[:, :candidates]
+        log_prob = marginal_log_prob(actions, means, log_std, own_weight)
+        q = alpha * torch.where(larger[:, :candidates, 0], 0.6, 0.4).double().log()
+        weights, _ = mirror_weights(q, log_prob, alpha, step=1e-3)  # beta 0: the whole step
+        mass += 0.3 * ((weights * actions[..., 0]).sum(-1).mean().item() - mass)
+        average += mass / 20 * (i >= 40)
+    return average
+
+
+def test_few_draws_overrate_rare_modes_and_more_draws_cure_it():
+    # The own draw keeps the density of a rare mode above 1/K, so that the rare mode fades.
+    assert settled_mass(4, 4, own_weight=1.0) > 0.66
+    assert settled_mass(4, 4, own_weight=0.5) == pytest.approx(0.615, abs=0.02)
+    assert settled_mass(8, 32, own_weight=0.5) == pytest.approx(0.6, abs=0.02)

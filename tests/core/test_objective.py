@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smfp_core.meanflow import MeanFlowActor
+from smfp_core.objective import ActorNoise, ActorOptions, actor_objective, policy_log_prob
+
+RICH = ActorOptions(
+    candidates=4,
+    density_draws=12,
+    own_weight=0.5,
+    actions=4,
+    paths=3,
+    mean_velocity=True,
+    weight_power=0.0,
+)
+
+
+class AffinePolicy(nn.Module):
+    """mu(s, e) = A [s, e] + b in double precision, without a flow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 2).double()
+        self.scale = nn.Parameter(torch.tensor([-1.2, -0.8], dtype=torch.float64))
+
+    def mean(self, observation: Tensor, noise: Tensor) -> Tensor:
+        state = observation.unsqueeze(1).expand(-1, noise.shape[1], -1)
+        return self.linear(torch.cat([state, noise], -1))
+
+    def log_std(self, observation: Tensor) -> Tensor:
+        return self.scale.expand(len(observation), 2)
+
+
+def value_of(observation: Tensor, actions: Tensor) -> Tensor:
+    return 3.0 - (actions - 0.2).square().sum(-1) + actions[..., 0].sin()
+
+
+def as_double(noise: ActorNoise) -> ActorNoise:
+    return ActorNoise(*(part.double() for part in noise))
+
+
+@pytest.mark.parametrize("entropy", ["marginal", "conditional"])
+def test_gradient_of_the_soft_objective_equals_finite_differences(entropy: str):
+    torch.manual_seed(0)
+    policy = AffinePolicy()
+    observation = torch.randn(6, 3, dtype=torch.float64)
+    options = ActorOptions(
+        entropy=entropy,  # type: ignore[arg-type]
+        mirror=False,
+        actions=2,
+        own_weight=0.5,
+    )
+    noise = as_double(ActorNoise.draw(6, 2, options))
+    scale = torch.tensor(2.0, dtype=torch.float64)
+
+    def evaluate() -> tuple[Tensor, dict[str, Tensor]]:
+        return actor_objective(policy, policy, observation, value_of, 0.3, scale, noise, options)
+
+    loss, metrics = evaluate()
+    loss.backward()
+    running = metrics["q_scale"]  # no gradient flows through the running mean of |Q|
+
+    def loss_at(parameter: nn.Parameter, direction: Tensor, step: float) -> Tensor:
+        with torch.no_grad():
+            parameter.add_(step * direction)
+            _, moved = evaluate()
+            parameter.sub_(step * direction)
+        return moved["sac_loss"] * moved["q_scale"] / running + moved["bound_loss"]
+
+    for parameter in policy.parameters():
+        direction = torch.randn_like(parameter)
+        slope = loss_at(parameter, direction, 1e-6) - loss_at(parameter, direction, -1e-6)
+        assert parameter.grad is not None
+        torch.testing.assert_close(
+            (parameter.grad * direction).sum(), slope / 2e-6, rtol=1e-6, atol=1e-8
+        )
+
+
+def test_options_of_the_first_version_give_the_equations_written_out():
+    torch.manual_seed(1)
+    actor = MeanFlowActor(3, 2, (16, 16))
+    previous = copy.deepcopy(actor)
+    observation, options = torch.randn(32, 3), ActorOptions(mirror_weight=2.0)
+    noise = ActorNoise.draw(32, 2, options)
+    loss, metrics = actor_objective(
+        actor, previous, observation, value_of, 0.3, torch.zeros(()), noise, options
+    )
+    means = actor.mean(observation, noise.mean)
+    action = means[:, :1] + actor.log_std(observation).exp().unsqueeze(1) * noise.action
+    log_prob = policy_log_prob(action, means, actor.log_std(observation), "marginal")
+    value = value_of(observation, action.clamp(-1, 1))
+    soft = (0.3 * log_prob - value).mean() / value.abs().mean()
+    bound = (means.abs() - 1).clamp_min(0).square().sum(-1).mean()
+    torch.testing.assert_close(loss, soft + 2.0 * metrics["mirror_loss"] + bound)
+    torch.testing.assert_close(metrics["q_scale"], value.abs().mean())
+
+
+@pytest.mark.parametrize("options", [ActorOptions(), RICH], ids=["first", "rich"])
+def test_previous_policy_gets_no_gradient_and_equal_noise_gives_equal_losses(
+    options: ActorOptions,
+):
+    torch.manual_seed(2)
+    actor, previous = MeanFlowActor(3, 2, (16, 16)), MeanFlowActor(3, 2, (16, 16))
+    observation = torch.randn(8, 3)
+    generator = torch.Generator()
+    losses = []
+    for _ in range(2):
+        noise = ActorNoise.draw(8, 2, options, generator.manual_seed(5))
+        loss, metrics = actor_objective(
+            actor, previous, observation, value_of, 0.1, torch.ones(()), noise, options
+        )
+        losses.append(loss)
+    assert losses[0].equal(losses[1])
+    losses[0].backward()
+    assert all(parameter.grad is None for parameter in previous.parameters())
+    assert all(parameter.grad is not None for parameter in actor.parameters())
+    assert all(not value.requires_grad and value.ndim == 0 for value in metrics.values())
+
+
+def test_regression_moves_the_policy_to_the_better_candidates():
+    # L_Mirror alone, on a value that grows along the first axis.
+    torch.manual_seed(3)
+    actor = MeanFlowActor(1, 2, (32, 32))
+    previous = copy.deepcopy(actor)
+    options = dataclasses.replace(RICH, mirror_weight=1e3, mirror_step=0.3)
+    optimizer = torch.optim.Adam(actor.parameters(), lr=3e-3)
+    observation, noise = torch.zeros(64, 1), torch.randn(1, 500, 2)
+    before = actor.mean(observation[:1], noise)[..., 0].clamp(-1, 1).mean().item()
+    for _ in range(150):
+        drawn = ActorNoise.draw(64, 2, options)
+        loss, metrics = actor_objective(
+            actor,
+            previous,
+            observation,
+            lambda _, actions: actions[..., 0],
+            0.01,
+            torch.ones(()),
+            drawn,
+            options,
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = actor.mean(observation[:1], noise)[..., 0].clamp(-1, 1).mean().item()
+    assert after > before + 0.3
+    assert 1.0 <= metrics["effective_samples"] <= options.candidates
