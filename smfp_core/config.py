@@ -34,6 +34,8 @@ class TrainConfig:
     """Transitions in an update."""
     replay_capacity: int = 1_000_000
     """Transitions kept; never more than ``steps``."""
+    replay_dtype: Literal["float32", "float16"] = "float32"
+    """How transitions are stored; float16 takes half the memory."""
     discount: float = 0.99
     """Discount factor of one policy step."""
     n_step: int = 1
@@ -89,6 +91,8 @@ class TrainConfig:
     compile: bool = True
     """Compile the update as one graph; a minute once, then faster. Eager gives the same numbers up
     to rounding."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where updates are computed; collecting and evaluating act on the CPU's copy."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix products; weights, sums and the optimiser stay in float32."""
     eval_every: int = 5_000

@@ -75,10 +75,16 @@ class Network:
         self._names = [name for name, _ in named]
         self._shapes = [parameter.shape for _, parameter in named]
         self._sizes = [parameter.numel() for _, parameter in named]
-        self.vector = torch.cat([parameter.detach().reshape(-1) for _, parameter in named])
-        for (_, parameter), view in zip(named, self.split(self.vector).values(), strict=True):
+        self.vector: Tensor
+        self.bind(torch.cat([parameter.detach().reshape(-1) for _, parameter in named]))
+
+    def bind(self, vector: Tensor) -> None:
+        """Make the module's parameters views of ``vector`` [P]."""
+        self.vector = vector
+        views = self.split(vector)
+        for name, parameter in self.named.named_parameters():
             parameter.requires_grad_(False)
-            parameter.data = view
+            parameter.data = views[name]
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """The parameters by name, as views of a vector [P]."""

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from smfp_core.strict import ConfigError
 
 
 class Batch(NamedTuple):
@@ -27,15 +31,39 @@ class Batch(NamedTuple):
     bootstrap: Tensor  # [B]
 
 
+# Share of the free memory that a buffer may claim: networks and environments need some as well.
+_MEMORY_SHARE = 0.8
+
+
 class ReplayBuffer:
-    """A ring of float32 rows (observation, action, reward, next observation, bootstrap).
+    """A ring of rows (observation, action, reward, next observation, bootstrap).
 
     A transition lies in one row, so that a draw is one gather of contiguous memory.
+
+    Args:
+        capacity: rows kept.
+        n_obs: size of an observation.
+        n_act: size of an action.
+        dtype: how rows are stored; float16 takes half the memory and keeps three digits. Values
+            beyond its range of 65,504 are refused when they come.
+
+    Raises:
+        ConfigError: the rows would not fit into the memory that is free.
     """
 
-    def __init__(self, capacity: int, n_obs: int, n_act: int) -> None:
+    def __init__(
+        self, capacity: int, n_obs: int, n_act: int, dtype: type[np.floating] = np.float32
+    ) -> None:
         self.capacity, self.n_obs, self.n_act = capacity, n_obs, n_act
-        self._rows = np.zeros((capacity, 2 * n_obs + n_act + 2), np.float32)
+        width = 2 * n_obs + n_act + 2
+        needed, free = capacity * width * np.dtype(dtype).itemsize, _free_memory()
+        if needed > _MEMORY_SHARE * free:
+            raise ConfigError(
+                f"replay_capacity: {capacity} transitions of {width} numbers need "
+                f"{needed / 1e9:.1f} GB, of {free / 1e9:.1f} GB that are free; lower it"
+                + ("" if dtype is np.float16 else ", or set replay_dtype: float16")
+            )
+        self._rows = np.zeros((capacity, width), dtype)
         self._next = 0
         self.size = 0
 
@@ -49,17 +77,24 @@ class ReplayBuffer:
     ) -> None:
         """Append one transition, in place of the oldest once full."""
         row, n, m = self._rows[self._next], self.n_obs, self.n_act
-        row[:n] = observation
-        row[n : n + m] = action
-        row[n + m] = reward
-        row[n + m + 1 : -1] = next_observation
-        row[-1] = bootstrap
+        with np.errstate(over="ignore"):  # of float16: told below, with the numbers
+            row[:n] = observation
+            row[n : n + m] = action
+            row[n + m] = reward
+            row[n + m + 1 : -1] = next_observation
+            row[-1] = bootstrap
+        if not np.isfinite(row).all():
+            raise ValueError(
+                f"replay: a transition is not finite as {row.dtype} (reward {reward:.4g}, greatest "
+                f"observation {np.abs(next_observation).max():.4g})"
+            )
         self._next = (self._next + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
         """Draw transitions uniformly, with replacement."""
-        rows = torch.from_numpy(self._rows[rng.integers(self.size, size=batch_size)])
+        drawn = self._rows[rng.integers(self.size, size=batch_size)]
+        rows = torch.from_numpy(drawn.astype(np.float32, copy=False))
         n, m = self.n_obs, self.n_act
         return Batch(
             rows[:, :n],
@@ -90,6 +125,16 @@ class ReplayBuffer:
             rows, following = np.roll(rows, -following, axis=0), self.size
         self._rows[: self.size] = rows
         self._next = following
+
+
+def _free_memory() -> float:
+    """Bytes that can be claimed without swapping; infinite where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return math.inf
+    kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return 1024.0 * int(kilobytes)
 
 
 class MultiStep:

@@ -61,7 +61,12 @@ class Trainer:
         self.eval_env = make_env(config.env_id, config.env_kwargs)
         n_obs, self.n_act = sizes(self.env)
         self.agent = make_agent(config, n_obs, self.n_act)
-        self.replay = ReplayBuffer(min(config.replay_capacity, config.steps), n_obs, self.n_act)
+        self.replay = ReplayBuffer(
+            min(config.replay_capacity, config.steps),
+            n_obs,
+            self.n_act,
+            np.float16 if config.replay_dtype == "float16" else np.float32,
+        )
         self.multi_step = MultiStep(self.replay, config.n_step, config.discount)
         self.rng = np.random.default_rng(config.seed)
         self.collector = Collector(self.env, config.seed)

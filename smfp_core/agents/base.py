@@ -24,6 +24,7 @@ from smfp_core.entropy import gaussian_entropy
 from smfp_core.network import Network, Vectors, adam
 from smfp_core.normalizer import ObservationNormalizer
 from smfp_core.replay import Batch
+from smfp_core.strict import ConfigError
 from smfp_core.td_learning import ActionValue, TdLearner
 
 Learned = tuple[Vectors, dict[str, Tensor]]
@@ -48,10 +49,14 @@ class Agent(ABC):
         self.actor: Network
         self.td: TdLearner
         self.policy_delay = config.policy_delay or self.POLICY_DELAY
+        self.device = device_of(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.state: Vectors = self.build()
-        self.generator = torch.Generator().manual_seed(config.seed)
+            initial = self.build()
+        self.state: Vectors = {name: value.to(self.device) for name, value in initial.items()}
+        self.actor.bind(self.state["actor"])
+        self.td.network.bind(self.state["critics"])
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.updates = 0
         self._metrics: dict[str, Tensor] = {}
         self._step: Any = self._write
@@ -88,7 +93,7 @@ class Agent(ABC):
     @torch.no_grad()
     def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         """Action [n_act] for collecting."""
-        return self.explore(self._normal_row(observation))[0].numpy()
+        return self.explore(self._normal_row(observation))[0].cpu().numpy()
 
     @torch.no_grad()
     def sample(
@@ -96,7 +101,7 @@ class Agent(ABC):
     ) -> NDArray[np.float32]:
         """The deployed sample [n_act] for given noise [n_act]."""
         normal = self._normal_row(observation)
-        return self.policy(normal, torch.from_numpy(noise)[None, None])[0, 0].numpy()
+        return self.policy(normal, self._on_device(noise)[None, None])[0, 0].cpu().numpy()
 
     @torch.no_grad()
     def best_of(
@@ -104,13 +109,13 @@ class Agent(ABC):
     ) -> NDArray[np.float32]:
         """Of the samples for noise [K, n_act] the one [n_act] with the highest Q."""
         normal = self._normal_row(observation)
-        actions = self.policy(normal, torch.from_numpy(noise)[None])
-        return actions[0, int(self.value(normal, actions).argmax())].numpy()
+        actions = self.policy(normal, self._on_device(noise)[None])
+        return actions[0, int(self.value(normal, actions).argmax())].cpu().numpy()
 
     @torch.no_grad()
     def q(self, observation: NDArray[np.float32], action: NDArray[np.float32]) -> float:
         """Least of the critics' values of one pair."""
-        actions = torch.from_numpy(action)[None, None]
+        actions = self._on_device(action)[None, None]
         return self.value(self._normal_row(observation), actions).item()
 
     def value(self, observation: Tensor, actions: Tensor) -> Tensor:
@@ -129,6 +134,7 @@ class Agent(ABC):
                 observation=self._normal(batch.observation),
                 next_observation=self._normal(batch.next_observation),
             )
+            batch = Batch(*(part.to(self.device) for part in batch))
         with_actor = self.updates % self.policy_delay == 0
         noise = self.draw(len(batch.reward))
         try:
@@ -146,7 +152,7 @@ class Agent(ABC):
 
     def _write(self, batch: Batch, noise: Any, with_actor: bool) -> dict[str, Tensor]:
         mixed = self.config.precision == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             new, metrics = self.learn(self.state, batch, noise, with_actor)
         for name, value in new.items():
             self.state[name].copy_(value)
@@ -166,13 +172,16 @@ class Agent(ABC):
 
     def randn(self, rows: int, draws: int) -> Tensor:
         """Standard normal numbers [rows, draws, n_act]."""
-        return torch.randn(rows, draws, self.n_act, generator=self.generator)
+        return torch.randn(rows, draws, self.n_act, generator=self.generator, device=self.device)
 
     def _normal(self, observation: Tensor) -> Tensor:
         return self.normalizer(observation) if self.config.normalize_observations else observation
 
     def _normal_row(self, observation: NDArray[np.float32]) -> Tensor:
-        return self._normal(torch.from_numpy(observation)).unsqueeze(0)
+        return self._normal(torch.from_numpy(observation)).unsqueeze(0).to(self.device)
+
+    def _on_device(self, array: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
 
     @staticmethod
     def _announce_eager(reason: str) -> None:
@@ -209,6 +218,20 @@ class Agent(ABC):
         self.normalizer.load_state_dict(under(tensors, "normalizer"))
         self.generator.set_state(tensors["generator"])
         self.updates = int(tensors["updates"])
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """The device of a configuration.
+
+    Raises:
+        ConfigError: this machine has none of that kind.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device: 'cuda' is not available: no NVIDIA GPU or driver, or this torch "
+            f"({torch.__version__}) was built without CUDA; set device: cpu"
+        )
+    return torch.device(config.device)
 
 
 def _is_of_the_compiler(error: Exception) -> bool:

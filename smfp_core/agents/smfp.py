@@ -69,7 +69,7 @@ class SmfpAgent(Agent):
         return Noise(
             next_mean=self.randn(rows, count),
             next_action=self.randn(rows, count),
-            actor=ActorNoise.draw(rows, self.n_act, self.options, self.generator),
+            actor=ActorNoise.draw(rows, self.n_act, self.options, self.generator, self.device),
         )
 
     def learn(self, state: Vectors, batch: Batch, noise: Noise, with_actor: bool) -> Learned:

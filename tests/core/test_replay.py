@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
+import torch
 
 from smfp_core.replay import MultiStep, ReplayBuffer
 
@@ -91,3 +92,23 @@ def test_no_transition_joins_two_episodes():
     rows = buffer.state()["rows"]
     assert len(rows) == 8
     assert (rows[:, 3] - rows[:, 0] == rows[:, 2]).all()
+
+
+def test_half_precision_rows_take_half_and_refuse_what_they_cannot_hold():
+    buffer = ReplayBuffer(8, 2, 1, np.float16)
+    ones = np.ones(2, np.float32)
+    buffer.add(ones, ones[:1], 0.1234, ones, 0.99)
+    batch = buffer.sample(4, np.random.default_rng(0))
+    assert batch.reward.dtype == torch.float32
+    assert batch.reward[0].item() == pytest.approx(0.1234, rel=1e-3)
+    assert buffer.state()["rows"].itemsize == 2
+    with pytest.raises(ValueError, match="not finite as float16"):
+        buffer.add(ones, ones[:1], 1e6, ones, 0.99)
+
+
+def test_what_is_not_finite_never_enters():
+    buffer = ReplayBuffer(8, 2, 1)
+    ones = np.ones(2, np.float32)
+    with pytest.raises(ValueError, match="not finite"):
+        buffer.add(ones, ones[:1], 0.0, ones * np.nan, 0.99)
+    assert buffer.size == 0

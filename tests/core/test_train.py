@@ -174,6 +174,11 @@ def test_evaluate_and_export_take_a_run(finished: Path, tmp_path: Path):
         ({"batch_size": 500}, "warmup_steps: 300 is less than batch_size 500"),
         ({"discount": 1.5}, r"discount: must lie in \(0, 1\]"),
         ({"agent": "ppo"}, "agent: must be one of"),
+        ({"device": "cuda"}, "device: 'cuda' is not available"),
+        (
+            {"steps": 10**11, "replay_capacity": 10**11},
+            "replay_capacity: 100000000000 transitions of 80 numbers need 32000.0 GB",
+        ),
         ({"env_id": "NoSuch-v0"}, "env_id: 'NoSuch-v0' cannot be made"),
         ({"env_kwargs": {"robot": "ur99"}}, "ur99"),
         ({"env_id": "CartPole-v1", "env_kwargs": {}}, "needs Box spaces"),
