@@ -140,8 +140,10 @@ class PeriodicThread:
             self._prepared = self._prepare()
         finally:
             self._ready.set()
-        if not self._prepared:
-            return
+        if self._prepared:
+            self._pace()
+
+    def _pace(self) -> None:
         period = self.period_ns
         clock = time.monotonic_ns
         deadline = clock() + period

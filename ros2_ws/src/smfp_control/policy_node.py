@@ -35,6 +35,7 @@ from smfp_control.commands import VelocityFollower, create_command_publisher
 from smfp_control.control_loop import ControlLoop, LoopSettings, LoopState
 from smfp_control.faults import Fault, FaultKind, FaultLatch
 from smfp_control.joint_state import PublisherWatch
+from smfp_control.lockstep import EagerThread, StateFollower
 from smfp_control.noise import NoiseSource
 from smfp_control.parameters import (
     DeclaredParameters,
@@ -130,6 +131,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         self._had_controller = False
         self._latch = FaultLatch()
         self._configured: _Configured | None = None
+        self._lockstep: StateFollower | None = None
         self._thread: PeriodicThread | None = None
         self._lifecycle = "unconfigured"
         self._refusal = ""
@@ -231,6 +233,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
             _STATE_QOS,
             publishers.take,
         )
+        self._lockstep = StateFollower(take) if parameters.lockstep else None
         follower = VelocityFollower(robot, parameters.velocity_position_gain)
         commands, send = create_command_publisher(
             self,
@@ -259,7 +262,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
                 parameters.state_jump_rad,
             ),
             self._latch,
-            take,
+            self._lockstep.take if self._lockstep else take,
             send,
             lambda: self._thread.misses if self._thread else 0,
             SafetyFilter(robot.limits, period_s, guard, parameters.jerk_limit_rad_s3),
@@ -318,13 +321,19 @@ class PolicyNode(LifecycleNode, RunnableNode):
             problems.extend(realtime.apply())
             return not (problems and parameters.realtime_required)
 
-        thread = PeriodicThread(
-            "control",
-            1.0 / self._configured.robot.control_rate_hz,
-            self._tick,
-            parameters.overrun,
-            prepare,
-        )
+        period_s = 1.0 / self._configured.robot.control_rate_hz
+        if self._lockstep is None:
+            thread = PeriodicThread("control", period_s, self._tick, parameters.overrun, prepare)
+        else:
+            self._lockstep.restart()
+            thread = EagerThread(
+                "control",
+                period_s,
+                self._tick,
+                self._lockstep.due,
+                prepare,
+                lambda: self._latch.estop_pressed,
+            )
         loop.begin()
         loop.external, self._had_controller = None, False
         self._thread = thread
