@@ -182,6 +182,19 @@ def test_a_signal_ramps_the_arm_down_and_ends_the_process_with_status_0(
     assert bench.until_exit(sim, timeout_s=5.0) == 0
 
 
+def test_a_node_that_is_interrupted_again_and_again_still_ends_in_order(
+    bench: Bench, policy_path: Path
+) -> None:
+    FakeDriver(bench)
+    node = bench.start_policy_node(policy_path, autostart=True)
+    bench.until_state("hold")
+    # As a launch system and a terminal do it together.
+    while node.process.poll() is None:
+        node.signal(signal.SIGINT)
+        bench.spin(0.002)
+    assert node.process.returncode == 0, node.output()
+
+
 def test_nodes_and_topics_follow_a_namespace(
     robot: RobotConfig, local_ros: None, policy_path: Path, near_goal: np.ndarray
 ) -> None:

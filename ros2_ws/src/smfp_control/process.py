@@ -104,6 +104,10 @@ def run_node(make_node: Callable[[threading.Event], RunnableNode], args: Sequenc
         pass
     finally:
         node.close()
+        # A launch system and a terminal may both interrupt: the arm rests, so the rest is brief,
+        # and an interrupt that met the interpreter's own end would make it look like a failure.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
