@@ -79,14 +79,15 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             policy then sees what is measured; distance, reward and success are of the true arm.
 
     ``reset(options=...)`` takes ``joint_position`` [n] (rad), ``goal`` [3] (m, base frame),
-    ``plant_seed`` of the plant's randomness, and ``hold_ticks``: control periods for which the
-    arm is held where it was measured before the episode begins.
+    ``plant_seed`` of the plant's randomness, ``hold_ticks``: control periods for which the arm is
+    held where it was measured before the episode begins, and ``record``: whether to keep its
+    ``trajectory``.
     ``info`` holds ``distance_m``; ``contact`` and ``diverged``, each of which terminates; and
     ``is_success``: whether the episode would count as a success if it ended now. After physics
     that diverged ``info["message"]`` says so.
 
     Attributes:
-        trajectory: takes every control period, if one was put here.
+        trajectory: every control period of an episode that is recorded, else None.
     """
 
     # gymnasium.Env declares it so, as an attribute of instances.
@@ -164,6 +165,8 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._start = {"joint_position": start, "goal": self.goal, "plant_seed": plant_seed}
         self.arm.reset(start, plant_seed)
         self._reference = Reference.at_rest(self.arm.measured_position)
+        period_s = self._action_spec.control_period_s
+        self.trajectory = Trajectory(period_s) if given.get("record") else None
         for _ in range(given.get("hold_ticks", 0)):
             self._tick()
         self._settling.steps = 0

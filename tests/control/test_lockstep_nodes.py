@@ -20,7 +20,6 @@ from smfp_control.transfer import Rig
 from smfp_core.policy_file import PolicyFile
 from smfp_core.resources import share_path
 from smfp_core.robot import RobotConfig, load_robot
-from smfp_sim.episode import Trajectory
 
 POLICY = share_path("config/policies/ur5e_reach.onnx")
 STEPS = 50
@@ -40,8 +39,8 @@ def without_ros(plant: str, start: np.ndarray, goal: np.ndarray) -> tuple[str, f
     """Digest of the trajectory and final distance, of the same episode in gymnasium."""
     file = PolicyFile.load(POLICY)
     env = gymnasium.make(smfp_sim.tasks.REACH_ID, plant=plant).unwrapped
-    env.trajectory = Trajectory(1.0 / env.robot.control_rate_hz)
-    options = {"joint_position": start, "goal": goal, "plant_seed": PLANT_SEED, "hold_ticks": 1}
+    options = {"joint_position": start, "goal": goal, "plant_seed": PLANT_SEED}
+    options |= {"hold_ticks": 1, "record": True}
     observation, info = env.reset(options=options)
     for _ in range(STEPS):
         observation, _, _, _, info = env.step(file.sample(observation, file.deterministic_noise))

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a policy does on robots that are not the one it was trained on.
+
+    python -m smfp_core.transfer config/policies/ur5e_reach.onnx --plants config/plants/*.yaml
+
+The same episodes go through the gymnasium task and through ROS 2 in lock-step. Learning knows
+neither simulation nor ROS, so the first half is the task of the policy's own training, made by its
+id, and the second is the command ``python -m smfp_control.transfer`` in a process of its own.
+Exit status 1 if an episode differs between the two without a cause: no intervention of the safety
+filter and no fault, which training has not.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import gymnasium
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from smfp_core.atomic import write_atomically
+from smfp_core.collector import EVALUATION, episode_seed, make_env
+from smfp_core.config import TrainConfig
+from smfp_core.policy_file import PolicyFile
+from smfp_core.provenance import here
+from smfp_core.strict import ConfigError, from_mapping, to_mapping
+
+_ROS_HALF = "smfp_control.transfer"
+_MOST_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy on one plant, one way.
+
+    ``interventions`` are those of the safety filter, None through gymnasium, which has no filter.
+    ``faults`` counts episodes with one: of the policy node, or physics that diverged.
+    """
+
+    plant: str
+    via: Literal["gymnasium", "ros"]
+    episodes: int
+    success_rate: float
+    median_error_m: float
+    peak_velocity_rad_s: float
+    peak_acceleration_rad_s2: float
+    contacts: int
+    interventions: int | None
+    faults: int
+    real_time_factor: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What ROS 2 changed on one plant: ``equal`` counts trajectories that agree in every bit."""
+
+    plant: str
+    equal: int
+    episodes: int
+    success_rate: float
+    median_error_m: float
+
+
+def _row(
+    plant: str,
+    via: Literal["gymnasium", "ros"],
+    results: list[dict[str, Any]],
+    interventions: int | None,
+    period_s: float,
+) -> Row:
+    return Row(
+        plant,
+        via,
+        len(results),
+        float(np.mean([r["success"] for r in results])),
+        float(np.median([r["error_m"] for r in results])),
+        max(r["peak_velocity_rad_s"] for r in results),
+        max(r["peak_acceleration_rad_s2"] for r in results),
+        sum(r["contact"] for r in results),
+        interventions,
+        sum(bool(r["fault"]) for r in results),
+        round(period_s * sum(r["ticks"] for r in results) / sum(r["wall_s"] for r in results), 3),
+    )
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row.plant} through {row.via}: {row.success_rate:.1%} of {row.episodes}, median error "
+        f"{1e3 * row.median_error_m:.1f} mm, {row.real_time_factor:g} times real time"
+    )
+
+
+def through_gymnasium(
+    env: gymnasium.Env, policy: PolicyFile, seeds: list[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Run one episode a seed; returns the episodes' beginnings and their results."""
+    task: Any = env.unwrapped
+    cases, results = [], []
+    for seed in seeds:
+        env.reset(seed=seed)
+        options = task.start_options
+        started = time.monotonic()
+        # The node holds the arm for a period before it can have a goal.
+        observation, _ = env.reset(options={**options, "hold_ticks": 1, "record": True})
+        done = False
+        info: dict[str, Any] = {}
+        while not done:
+            action = policy.sample(observation, policy.deterministic_noise)
+            observation, _, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+        wall_s = time.monotonic() - started
+        trajectory = task.trajectory
+        cases.append(
+            {
+                "joint_position": np.asarray(options["joint_position"]).tolist(),
+                "goal": options["goal"].tolist(),
+                "plant_seed": options["plant_seed"],
+            }
+        )
+        results.append(
+            {
+                "success": bool(info["is_success"]),
+                "error_m": float(info["distance_m"]),
+                "contact": bool(info["contact"]),
+                "fault": info.get("message", ""),
+                "ticks": len(trajectory),
+                "peak_velocity_rad_s": trajectory.peak_velocity_rad_s(),
+                "peak_acceleration_rad_s2": trajectory.peak_acceleration_rad_s2(),
+                "sha256": trajectory.sha256(),
+                "wall_s": wall_s,
+            }
+        )
+    return cases, results
+
+
+def through_ros(
+    policy: Path, robot: str, plant: Path, steps: int, cases: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Run the same episodes over ROS 2; ``results`` as above, and ``interventions``.
+
+    Raises:
+        ConfigError: they could not be run; the text is what the command said.
+    """
+    command = [sys.executable, "-m", _ROS_HALF, str(policy), "--robot", robot]
+    command += ["--plant", str(plant), "--steps", str(steps)]
+    done = subprocess.run(
+        command, input=json.dumps(cases), capture_output=True, text=True, timeout=_MOST_S
+    )
+    if done.returncode != 0:
+        raise ConfigError(f"{plant} through ROS 2: {done.stderr.strip()[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@dataclass
+class Arguments:
+    """Run a policy on robots that are not ideal, through gymnasium and through ROS 2."""
+
+    policy: Annotated[Path, tyro.conf.Positional]
+    """Policy file, .onnx."""
+    plants: tuple[Path, ...]
+    """YAML files of the plants."""
+    episodes: int = 100
+    """Episodes on each plant through gymnasium."""
+    ros_episodes: int | None = None
+    """The first so many of them also through ROS 2; all by default, 0 for none."""
+    seed: int = 2_000_000
+    """Of the episodes."""
+    json: Path | None = None
+    """Also write the report to this file."""
+
+
+def report(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """All rows and differences.
+
+    Raises:
+        ConfigError: a plant's file is wrong, or ROS 2 could not be used.
+    """
+    policy = PolicyFile.load(arguments.policy)
+    config = from_mapping(TrainConfig, policy.metadata.training.config)
+    seeds = [episode_seed(arguments.seed, EVALUATION, i) for i in range(arguments.episodes)]
+    period_s = policy.action.control_period_s
+    rows: list[Row] = []
+    differences: list[Difference] = []
+    for plant in arguments.plants:
+        env = make_env(config.env_id, {**config.env_kwargs, "plant": str(plant)})
+        cases, offline = through_gymnasium(env, policy, seeds)
+        steps = env.spec.max_episode_steps if env.spec else None
+        env.close()
+        rows.append(_row(plant.stem, "gymnasium", offline, None, period_s))
+        console.print(_line(rows[-1]), highlight=False)
+        if steps is None or arguments.ros_episodes == 0:
+            continue
+        cases = cases[: arguments.ros_episodes]
+        answer = through_ros(arguments.policy, policy.robot_name, plant, steps, cases)
+        online = answer["results"]
+        rows.append(_row(plant.stem, "ros", online, answer["interventions"], period_s))
+        console.print(_line(rows[-1]), highlight=False)
+        same = _row(plant.stem, "gymnasium", offline[: len(online)], None, period_s)
+        differences.append(
+            Difference(
+                plant.stem,
+                sum(a["sha256"] == b["sha256"] for a, b in zip(offline, online, strict=False)),
+                len(online),
+                rows[-1].success_rate - same.success_rate,
+                rows[-1].median_error_m - same.median_error_m,
+            )
+        )
+    return {
+        "policy": str(arguments.policy),
+        "policy_sha256": policy.sha256,
+        "seed": arguments.seed,
+        "rows": [asdict(row) for row in rows],
+        "ros_minus_gymnasium": [asdict(difference) for difference in differences],
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table()
+    table.add_column("plant", no_wrap=True)
+    for name in ("via", "episodes", "success", "median error", "peak rad/s", "peak rad/s2"):
+        table.add_column(name, justify="right")
+    for r in rows:
+        table.add_row(
+            r["plant"],
+            r["via"],
+            str(r["episodes"]),
+            f"{r['success_rate']:.1%}",
+            f"{1e3 * r['median_error_m']:.1f} mm",
+            f"{r['peak_velocity_rad_s']:.2f}",
+            f"{r['peak_acceleration_rad_s2']:.1f}",
+        )
+    return table
+
+
+def main() -> None:
+    """Entry point of ``python -m smfp_core.transfer``."""
+    arguments = tyro.cli(Arguments, prog="python -m smfp_core.transfer")
+    console = Console(stderr=True)
+    try:
+        record = report(arguments, console)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    Console().print(_table(record["rows"]))
+    if arguments.json:
+        record = {"measured_by": to_mapping(here("smfp_core.transfer")), **record}
+        write_atomically(arguments.json, json.dumps(record, indent=1) + "\n")
+    causes = {r["plant"] for r in record["rows"] if r["interventions"] or r["faults"]}
+    unequal = [
+        d["plant"]
+        for d in record["ros_minus_gymnasium"]
+        if d["equal"] < d["episodes"] and d["plant"] not in causes
+    ]
+    if unequal:
+        sys.exit(f"error: gymnasium and ROS 2 differ without a cause on: {', '.join(unequal)}")
+
+
+if __name__ == "__main__":
+    main()
