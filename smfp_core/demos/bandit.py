@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -118,13 +119,13 @@ class Arguments:
 
     def __post_init__(self) -> None:
         for field, known in (("agents", AGENTS), ("problems", PROBLEMS)):
-            for name in getattr(self, field):
-                if name not in known:
-                    raise ValueError(f"{field}: {name!r} is none of {', '.join(known)}")
+            names = getattr(self, field)
+            if not names or not set(names) <= set(known):
+                sys.exit(f"error: --{field}: one or more of {', '.join(known)}, got {names}")
         if self.quick:
             self.seeds, self.updates = 2, 2_000
         if self.seeds < 1 or self.updates < 10:
-            raise ValueError("seeds: at least 1; updates: at least 10")
+            sys.exit("error: --seeds must be at least 1 and --updates at least 10")
 
 
 class Targets(NamedTuple):
@@ -243,9 +244,9 @@ def _actions(network: Network, actor: Tensor, count: int = 4_000) -> Tensor:
     return torch.func.vmap(sample)(actor)
 
 
-def run(arguments: Arguments, console: Console) -> list[Row]:
-    """Train every agent on every problem; rows of the masses counted on the way."""
-    rows = []
+def run(arguments: Arguments, console: Console) -> Iterator[list[Row]]:
+    """Train every agent on every problem; the rows so far, after each agent."""
+    rows: list[Row] = []
     cases = [(name, seed) for name in arguments.problems for seed in range(arguments.seeds)]
     for agent in arguments.agents:
         began = time.monotonic()
@@ -271,19 +272,21 @@ def run(arguments: Arguments, console: Console) -> list[Row]:
                     )
                 )
             console.print(f"{agent}: {updates} updates, {time.monotonic() - began:.0f} s")
-    return rows
+        yield rows
 
 
 def main(arguments: Arguments) -> None:
     torch.set_num_threads(1)
     console = Console(stderr=True)
-    rows = run(arguments, console)
     provenance = here("smfp_core.demos.bandit")
-    content = {"measured_by": to_mapping(provenance), "rows": [dataclasses.asdict(r) for r in rows]}
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.json, json.dumps(content, indent=None) + "\n")
-    write_atomically(arguments.json.with_suffix(".md"), markdown(rows, provenance))
-    draw_figure(rows, arguments.json.with_suffix(".png"))
+    rows: list[Row] = []
+    for rows in run(arguments, console):  # kept agent by agent: an interruption loses one of them
+        record = [dataclasses.asdict(row) for row in rows]
+        content = {"measured_by": to_mapping(provenance), "rows": record}
+        write_atomically(arguments.json, json.dumps(content) + "\n")
+        write_atomically(arguments.json.with_suffix(".md"), markdown(rows, provenance))
+        draw_figure(rows, arguments.json.with_suffix(".png"))
     Console().print(console_table(rows))
 
 
