@@ -20,6 +20,8 @@ _START_S = 1.0
 def other_work(wanted: bool) -> Iterator[None]:
     """Every processor busy, at normal priority, while the block runs; nothing if not wanted."""
     count = len(os.sched_getaffinity(0)) if wanted else 0
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        raise RuntimeError("the other work would inherit this thread's real-time priority")
     busy = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(count)]
     try:
         time.sleep(_START_S * (count > 0))

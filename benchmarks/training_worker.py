@@ -30,7 +30,7 @@ class Ours:
 
         from smfp_core.config import TrainConfig
         from smfp_core.progress import RunLog
-        from smfp_core.train import Trainer
+        from smfp_core.trainer import Trainer
 
         torch.set_num_threads(1)
         self._torch = torch
@@ -45,34 +45,31 @@ class Ours:
     def steps(self, count: int) -> None:
         """Act, step the environment, update once."""
         for _ in range(count):
-            self._trainer._advance(self._log)
+            self._trainer.advance(self._log)
 
     def updates(self, count: int) -> None:
         """Sample a batch and update."""
         trainer = self._trainer
         for _ in range(count):
-            trainer.agent.update(trainer.replay.sample(trainer.config.batch_size, trainer.rng))
+            trainer.agent.update(trainer.draw_batch())
 
     def report(self) -> dict[str, Any]:
         """Milliseconds by stage, and floating-point operations of one update."""
         trainer, agent = self._trainer, self._trainer.agent
         config = trainer.config
 
-        def batch() -> Any:
-            return trainer.replay.sample(config.batch_size, trainer.rng)
-
         def without(**change: Any) -> float:
             from smfp_core.agents import make_agent
 
             other = make_agent(dataclasses.replace(config, **change), agent.n_obs, agent.n_act)
             for _ in range(4):
-                other.update(batch())
+                other.update(trainer.draw_batch())
             return _median_ms(lambda: other.update(fixed))
 
-        fixed = batch()
+        fixed = trainer.draw_batch()
         update = _median_ms(lambda: agent.update(fixed))
         stages = {
-            "sample": _median_ms(batch),
+            "sample": _median_ms(trainer.draw_batch),
             "noise": _median_ms(lambda: agent.draw(config.batch_size)),
             "update": update,
             "acting": _median_ms(lambda: agent.act(trainer.collector.observation)),
