@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import signal
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -70,6 +71,8 @@ def run_on_ray(runs: Sequence[Run], address: str, workers: int, stop: Stop, repo
 
 def _run_to_its_end(run: Run) -> Outcome:
     """What a worker does; Ray cancels it by a KeyboardInterrupt."""
+    # Without this handler, which a cluster started in the background lacks, Ray's has no effect.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process: RunProcess | None = None
     stopping = False
     while True:

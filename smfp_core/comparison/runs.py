@@ -103,8 +103,9 @@ class RunProcess:
 
     def stop(self, at_once: bool) -> None:
         """Ask it to write a checkpoint and end, or end it."""
+        # SIGTERM: what a shell starts in the background ignores SIGINT, and so do its children.
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL if at_once else signal.SIGINT)
+            self._process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
     def outcome(self, stopping: bool) -> Outcome | None:
         """How it ended; None while it runs."""
