@@ -266,7 +266,10 @@ def markdown(result: dict[str, Any]) -> str:
         "From before publishing a state to having the first command that answers it: two hops of "
         "DDS, the wait for the next tick (0 to 2 ms, as the two clocks are not in step), the tick.",
         "",
-        *_table(result["latency"], where | errors | {"samples": "samples"}),
+        *_table(
+            result["latency"],
+            where | errors | {"samples": "samples", "stopped_by": "stopped by a fault"},
+        ),
         "What the node says of itself on `/diagnostics` meanwhile, sampling at every tick:",
         "",
         *_table(node, seen),

@@ -169,12 +169,13 @@ def measure(folder: Path, seconds: float, fifo: bool, loaded: bool) -> dict[str,
                     found.append(latency)
                 driver.spin(_MARK_EVERY_NS * 1e-9)
                 if driver.diagnostics.get("fault", "none") != "none":
-                    # Nothing is answered any more.
-                    raise RuntimeError(f"the arm was stopped: {driver.diagnostics}")
+                    break  # nothing is answered any more
     finally:
         stop_children([child], patience_s=5.0)
         node.destroy_node()
         rclpy.try_shutdown()
+    if not found:
+        raise RuntimeError(f"no mark was answered: {driver.diagnostics}")
     p50, p99, longest = np.percentile(found, (50, 99, 100)) * 1e-6
     keys = [key for key in driver.diagnostics if "_p50" in key]
     return {
@@ -183,6 +184,7 @@ def measure(folder: Path, seconds: float, fifo: bool, loaded: bool) -> dict[str,
         "max_ms": round(float(longest), 3),
         "samples": len(found),
         "unanswered": unanswered,
+        "stopped_by": driver.diagnostics.get("fault_reason", ""),
         "driver": "; ".join(problems) or f"SCHED_FIFO {_PRIORITY - 10}",
         "node": {key: driver.diagnostics[key] for key in keys},
     }
