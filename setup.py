@@ -104,6 +104,7 @@ setup(
             "matplotlib>=3.9",
             "onnx>=1.17",
             "safetensors>=0.4",
+            "scipy>=1.11",
             "tensorboard>=2.17",
             "torch>=2.6",
         ],
