@@ -319,3 +319,22 @@ def test_a_wrong_file_is_refused_by_file_and_field(tmp_path: Path, text: str, na
 def test_an_unknown_plant_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="plant 'perfect': not a shipped plant"):
         load_plant("perfect")
+
+
+def test_velocity_commands_go_through_the_plant_too(robot: RobotConfig) -> None:
+    plant = Plant(command=Channel(delay_s=0.02), joints=Joints(backlash_rad=0.01))
+    arm = PlantArm(robot, plant)
+    arm.reset(robot.home_rad)
+    arm.command_velocity(np.full(6, 0.1))
+    arm.step(0.02)
+    np.testing.assert_array_equal(arm.reference_position, robot.home_rad)
+    arm.step(1.0)
+    np.testing.assert_allclose(arm.reference_position, robot.home_rad + 0.1, atol=1e-9)
+    # Half the play and the servo's lag of 0.03 s are missing.
+    missing = arm.reference_position - arm.joint_position
+    np.testing.assert_allclose(missing, 0.005 + 0.003, atol=1e-3)
+    arm.command_position(robot.home_rad)
+    arm.step(1.0)
+    np.testing.assert_array_equal(arm.reference_position, robot.home_rad)
+    # Come from above, the joint rests half the play above it.
+    np.testing.assert_allclose(arm.joint_position - robot.home_rad, 0.005, atol=1e-3)
