@@ -43,7 +43,7 @@ def save(
     The files are synced and the folder renamed into place last: a checkpoint that has its final
     name is whole.
     """
-    final = folder / f"step_{step:09d}"
+    final = path_of(folder, step)
     temporary = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -60,6 +60,16 @@ def save(
     for old in _all(folder)[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies below ``folder``."""
+    return folder / f"step_{step:09d}"
+
+
+def steps(folder: Path) -> set[int]:
+    """The steps that ``folder`` holds whole checkpoints of."""
+    return {int(path.name.removeprefix("step_")) for path in _all(folder)}
 
 
 def latest(folder: Path) -> Path:

@@ -23,9 +23,16 @@ RECENT_EPISODES = 20
 
 
 class RunLog:
-    """Logs of one run. After a resume, rows beyond the checkpoint are dropped and made anew."""
+    """Logs of one run. After a resume, rows beyond the checkpoint are dropped and made anew.
 
-    def __init__(self, folder: Path, steps: int, start: int) -> None:
+    Args:
+        folder: of the run.
+        steps: of the whole run.
+        start: step that it begins or goes on at.
+        bar: whether a terminal shows a progress bar; one process can show one.
+    """
+
+    def __init__(self, folder: Path, steps: int, start: int, bar: bool = True) -> None:
         self._training = _CsvLog(folder / "train.csv", start)
         self._evaluation = _CsvLog(folder / "evaluations.csv", start)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
@@ -40,7 +47,7 @@ class RunLog:
             TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not self._interactive,
+            disable=not (bar and self._interactive),
         )
         self._console = console
         self._task = self._progress.add_task("train", total=steps, completed=start, text="")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,18 +54,12 @@ class Agent(ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             initial = self.build()
-        self.state: Vectors = {name: value.to(self.device) for name, value in initial.items()}
-        self.actor.bind(self.state["actor"])
-        self.td.network.bind(self.state["critics"])
+        self.state: Vectors
+        self.attach({name: value.to(self.device) for name, value in initial.items()})
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.updates = 0
         self._metrics: dict[str, Tensor] = {}
-        self._step: Any = self._write
-        if config.compile:
-            if shutil.which("g++") or shutil.which("clang++"):
-                self._step = torch.compile(self._write, fullgraph=True, dynamic=False)
-            else:
-                self._announce_eager("no C++ compiler (g++ or clang++) is installed")
+        self._step = compiled(self._write) if config.compile else self._write
 
     # --- what an algorithm defines ----------------------------------------------------------
 
@@ -85,22 +80,27 @@ class Agent(ABC):
         """Deployed samples in the box, [B, K, n_act], for noise [B, K, n_act]."""
 
     @abstractmethod
-    def explore(self, observation: Tensor) -> Tensor:
-        """Actions to collect with, in the box, [B, n_act]."""
+    def draw_explore(self, rows: int) -> Any:
+        """All random numbers of one ``explore`` of ``rows`` observations."""
+
+    @abstractmethod
+    def explore(self, state: Vectors, observation: Tensor, noise: Any) -> Tensor:
+        """Actions to collect with, in the box, [B, n_act]; a pure function."""
 
     # --- acting -----------------------------------------------------------------------------
 
     @torch.no_grad()
     def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         """Action [n_act] for collecting."""
-        return self.explore(self._normal_row(observation))[0].cpu().numpy()
+        action = self.explore(self.state, self.normal_row(observation), self.draw_explore(1))
+        return action[0].cpu().numpy()
 
     @torch.no_grad()
     def sample(
         self, observation: NDArray[np.float32], noise: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """The deployed sample [n_act] for given noise [n_act]."""
-        normal = self._normal_row(observation)
+        normal = self.normal_row(observation)
         return self.policy(normal, self._on_device(noise)[None, None])[0, 0].cpu().numpy()
 
     @torch.no_grad()
@@ -108,7 +108,7 @@ class Agent(ABC):
         self, observation: NDArray[np.float32], noise: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Of the samples for noise [K, n_act] the one [n_act] with the highest Q."""
-        normal = self._normal_row(observation)
+        normal = self.normal_row(observation)
         actions = self.policy(normal, self._on_device(noise)[None])
         return actions[0, int(self.value(normal, actions).argmax())].cpu().numpy()
 
@@ -116,7 +116,7 @@ class Agent(ABC):
     def q(self, observation: NDArray[np.float32], action: NDArray[np.float32]) -> float:
         """Least of the critics' values of one pair."""
         actions = self._on_device(action)[None, None]
-        return self.value(self._normal_row(observation), actions).item()
+        return self.value(self.normal_row(observation), actions).item()
 
     def value(self, observation: Tensor, actions: Tensor) -> Tensor:
         """Q of actions [B, J, n_act] at normalised observations, [B, J]."""
@@ -129,34 +129,47 @@ class Agent(ABC):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of critics and, every so often, actor and temperature; scalars to log."""
-        with torch.no_grad():
-            batch = batch._replace(
-                observation=self._normal(batch.observation),
-                next_observation=self._normal(batch.next_observation),
-            )
-            batch = Batch(*(part.to(self.device) for part in batch))
-        with_actor = self.updates % self.policy_delay == 0
-        noise = self.draw(len(batch.reward))
-        try:
-            metrics = self._step(batch, noise, with_actor)
-        except Exception as error:
-            # Compilation comes before execution: nothing has been written yet.
-            if self._step == self._write or not _is_of_the_compiler(error):
-                raise
-            self._announce_eager(f"compilation failed ({str(error).splitlines()[0]})")
-            self._step = self._write
-            metrics = self._step(batch, noise, with_actor)
+        metrics = self._step(self.prepared(batch), self.draw(len(batch.reward)), self.acts_next)
+        return self.updated(metrics)
+
+    def prepared(self, batch: Batch) -> Batch:
+        """A batch as ``learn`` takes it: observations normalised, on the device."""
+        batch = batch._replace(
+            observation=self._normal(batch.observation),
+            next_observation=self._normal(batch.next_observation),
+        )
+        return Batch(*(part.to(self.device) for part in batch))
+
+    @property
+    def acts_next(self) -> bool:
+        """Whether the next update is one of the actor as well."""
+        return self.updates % self.policy_delay == 0
+
+    def updated(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Count an update; the newest of every metric."""
         self.updates += 1
         self._metrics |= metrics
         return self._metrics
 
     def _write(self, batch: Batch, noise: Any, with_actor: bool) -> dict[str, Tensor]:
-        mixed = self.config.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            new, metrics = self.learn(self.state, batch, noise, with_actor)
+        new, metrics = self.learn_in_precision(self.state, batch, noise, with_actor)
         for name, value in new.items():
             self.state[name].copy_(value)
         return metrics
+
+    def learn_in_precision(
+        self, state: Vectors, batch: Batch, noise: Any, with_actor: bool
+    ) -> Learned:
+        """``learn`` with the products in the configured precision."""
+        mixed = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            return self.learn(state, batch, noise, with_actor)
+
+    def attach(self, state: Vectors) -> None:
+        """Compute with these tensors, whatever they are views of, from now on."""
+        self.state = state
+        self.actor.bind(state["actor"])
+        self.td.network.bind(state["critics"])
 
     def learn_temperature(self, state: Vectors, entropy: Tensor) -> Vectors:
         """alpha rises while the policy's entropy is below its target, and falls above it."""
@@ -177,17 +190,11 @@ class Agent(ABC):
     def _normal(self, observation: Tensor) -> Tensor:
         return self.normalizer(observation) if self.config.normalize_observations else observation
 
-    def _normal_row(self, observation: NDArray[np.float32]) -> Tensor:
+    def normal_row(self, observation: NDArray[np.float32]) -> Tensor:
         return self._normal(torch.from_numpy(observation)).unsqueeze(0).to(self.device)
 
     def _on_device(self, array: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
-
-    @staticmethod
-    def _announce_eager(reason: str) -> None:
-        warnings.warn(
-            f"compile: {reason}; training goes on uncompiled, at a lower rate", stacklevel=2
-        )
 
     def non_finite(self) -> list[str]:
         """Names of the vectors, and of the observations' statistics, that are not finite."""
@@ -234,6 +241,28 @@ def device_of(config: TrainConfig) -> torch.device:
     return torch.device(config.device)
 
 
-def _is_of_the_compiler(error: Exception) -> bool:
-    module = type(error).__module__
-    return module.startswith(("torch._dynamo", "torch._inductor"))
+def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
+    """``step`` compiled as one graph; as it is, and announced, where that is not possible."""
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        _announce_eager("no C++ compiler (g++ or clang++) is installed")
+        return step
+    fast, works = torch.compile(step, fullgraph=True, dynamic=False), True
+
+    def call(*arguments: Any) -> Any:
+        nonlocal works
+        if works:
+            try:
+                return fast(*arguments)
+            except Exception as error:
+                # Compilation comes before execution: nothing has been written yet.
+                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                    raise
+                works = False
+                _announce_eager(f"compilation failed ({str(error).splitlines()[0]})")
+        return step(*arguments)
+
+    return call
+
+
+def _announce_eager(reason: str) -> None:
+    warnings.warn(f"compile: {reason}; training goes on uncompiled, at a lower rate", stacklevel=2)

@@ -91,6 +91,9 @@ class SacAgent(Agent):
         """tanh(mean + std e): zero noise is the mean action."""
         return self.actor.module(observation, noise)[0]
 
-    def explore(self, observation: Tensor) -> Tensor:
+    def draw_explore(self, rows: int) -> Tensor:
+        return self.randn(rows, 1)
+
+    def explore(self, state: Vectors, observation: Tensor, noise: Tensor) -> Tensor:
         """One draw of the policy."""
-        return self.policy(observation, self.randn(len(observation), 1))[:, 0]
+        return self.actor.at(state["actor"])(observation, noise)[0].squeeze(1)

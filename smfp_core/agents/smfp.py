@@ -125,15 +125,16 @@ class SmfpAgent(Agent):
         """The one-step sample clip(g(s, e, 1))."""
         return self._actor().mean(observation, noise).clamp(-1.0, 1.0)
 
-    def explore(self, observation: Tensor) -> Tensor:
+    def draw_explore(self, rows: int) -> tuple[Tensor, Tensor]:
+        count = self.config.act_candidates
+        return self.randn(rows, count), self.randn(rows, count)
+
+    def explore(self, state: Vectors, observation: Tensor, noise: tuple[Tensor, Tensor]) -> Tensor:
         """Of ``act_candidates`` draws the best by Q."""
-        rows, count = len(observation), self.config.act_candidates
-        actions, _ = self._draw(
-            self._actor(), observation, self.randn(rows, count), self.randn(rows, count)
-        )
+        actions, _ = self._draw(self.actor.at(state["actor"]), observation, *noise)
         actions = actions.clamp(-1.0, 1.0)
-        best = self.value(observation, actions).argmax(-1)
-        return actions[torch.arange(rows), best]
+        best = self.td.value(state)(observation, actions).argmax(-1, keepdim=True)
+        return torch.take_along_dim(actions, best.unsqueeze(-1), 1).squeeze(1)
 
     def _actor(self) -> MeanFlowActor:
         module = self.actor.module

@@ -81,7 +81,10 @@ class Td3Agent(Agent):
         """mu(s), whatever the noise."""
         return self.actor.module(observation).unsqueeze(1).expand_as(noise)
 
-    def explore(self, observation: Tensor) -> Tensor:
+    def draw_explore(self, rows: int) -> Tensor:
+        return self.randn(rows, 1).squeeze(1)
+
+    def explore(self, state: Vectors, observation: Tensor, noise: Tensor) -> Tensor:
         """mu(s) with Gaussian noise of ``exploration_std``."""
-        noise = self.config.exploration_std * self.randn(len(observation), 1)[:, 0]
-        return (self.actor.module(observation) + noise).clamp(-1.0, 1.0)
+        action = self.actor.at(state["actor"])(observation)
+        return (action + self.config.exploration_std * noise).clamp(-1.0, 1.0)
