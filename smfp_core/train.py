@@ -35,7 +35,7 @@ def parse_arguments(arguments: list[str]) -> tuple[list[tuple[TrainConfig, Path]
     Raises:
         ConfigError: names the file, field or folder that is wrong.
     """
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # --seed is a field
     parser.add_argument("--config", type=Path)
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--resume", type=Path)
