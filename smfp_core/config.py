@@ -72,6 +72,9 @@ class TrainConfig:
     """Network evaluations of one sample of ``flow``."""
     loss_candidates: int = 4
     """K: noise draws in the entropy estimate and candidates of the mirror step."""
+    density_draws: int = 0
+    """Draws that the candidates' density is estimated from, where more than K; few overrate rare
+    modes."""
     act_candidates: int = 8
     """Actions drawn when collecting; the best by Q is taken. TD targets draw half as many."""
     mirror_weight: float = 3.0
@@ -120,7 +123,7 @@ class TrainConfig:
                 raise ConfigError(f"{name}: must be positive, got {getattr(self, name)}")
         not_negative = (
             "warmup_steps mirror_weight bound_penalty seed policy_delay exploration_std "
-            "temperature_learning_rate"
+            "temperature_learning_rate density_draws"
         )
         for name in not_negative.split():
             if getattr(self, name) < 0:

@@ -16,7 +16,9 @@ PACKAGES = {
     "smfp_control": ROOT / "ros2_ws" / "src" / "smfp_control",
 }
 # What a robot's computer runs: numpy and onnxruntime, but neither torch nor gymnasium.
-DEPLOYED_CORE = {"atomic", "digest", "policy_file", "reference", "resources", "robot", "specs", "strict"}
+DEPLOYED_CORE = {
+    *("atomic", "digest", "policy_file", "reference", "resources", "robot", "specs", "strict")
+}
 TRAINING_ONLY = {"torch", "gymnasium", "dm_control", "onnx", "safetensors", "tensorboard"}
 ROS = {"rclpy", "sensor_msgs", "std_msgs", "geometry_msgs", "std_srvs", "diagnostic_msgs"}
 

@@ -42,6 +42,7 @@ class SmfpAgent(Agent):
             entropy=config.entropy,
             mirror=config.mirror,
             candidates=config.loss_candidates,
+            density_draws=config.density_draws,
             mirror_weight=config.mirror_weight,
             mirror_step=config.mirror_step,
             bound_penalty=config.bound_penalty,
