@@ -53,7 +53,7 @@ class Critics(nn.Module):
             if len(self.scales):
                 x = functional.layer_norm(x, x.shape[-1:]) * self.scales[i] + self.shifts[i]
             x = functional.relu(x)
-        return self.out(x).squeeze(-1).float()
+        return self.out(x).squeeze(-1).to(observation.dtype)
 
     def least(self, observation: Tensor, actions: Tensor) -> Tensor:
         """Least of the members' values, [B, J], for actions [B, J, n_act] of each state."""
@@ -97,7 +97,7 @@ class RenormCritics(nn.Module):
         for i, part in enumerate(statistics.split(self.widths, -1)):
             normal = (x - part[0].unsqueeze(1)) / (part[1].unsqueeze(1) + self.EPSILON).sqrt()
             x = self._layer(i, normal)
-        return x.squeeze(-1).float()
+        return x.squeeze(-1).to(observation.dtype)
 
     def least(self, observation: Tensor, actions: Tensor, statistics: Tensor) -> Tensor:
         """Least of the members' values, [B, J], with the running statistics."""
@@ -120,7 +120,7 @@ class RenormCritics(nn.Module):
             fresh.append(torch.stack([mean.detach().squeeze(1), variance.detach().squeeze(1)]))
             x = self._layer(i, (x - mean) / std * r + d)
         moved = torch.lerp(torch.cat(fresh, -1), statistics, self.MOMENTUM)
-        return x.squeeze(-1).float(), moved
+        return x.squeeze(-1).to(observation.dtype), moved
 
     def _layer(self, i: int, normal: Tensor) -> Tensor:
         x = self.layers[i](normal * self.scales[i] + self.shifts[i])

@@ -34,7 +34,9 @@ class TanhGaussianActor(nn.Module):
 
     def forward(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions [B, K, n_act] and their log densities [B, K], for noise [B, K, n_act]."""
-        mean, log_std = self.out(self.trunk(observation)).float().unsqueeze(1).chunk(2, -1)
+        mean, log_std = (
+            self.out(self.trunk(observation)).to(observation.dtype).unsqueeze(1).chunk(2, -1)
+        )
         log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
         raw = mean + log_std.exp() * noise
         normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
@@ -53,4 +55,4 @@ class DeterministicActor(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Actions [B, n_act]."""
-        return torch.tanh(self.out(self.trunk(observation)).float())
+        return torch.tanh(self.out(self.trunk(observation)).to(observation.dtype))

@@ -92,7 +92,7 @@ class MeanFlowActor(nn.Module):
 
     def log_std(self, observation: Tensor) -> Tensor:
         """log sigma(s), [B, n_act], smoothly bounded to [LOG_STD_MIN, LOG_STD_MAX]."""
-        x = self.log_std_out(functional.silu(self.log_std_in(observation))).float()
+        x = self.log_std_out(functional.silu(self.log_std_in(observation))).to(observation.dtype)
         half = 0.5 * (LOG_STD_MAX - LOG_STD_MIN)
         return LOG_STD_MIN + half * (torch.tanh(x) + 1.0)
 
