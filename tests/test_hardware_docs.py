@@ -35,9 +35,9 @@ def commands(start: str) -> list[list[str]]:
 
 def test_launch_files_have_the_arguments_that_are_given() -> None:
     for file, *arguments in commands("ros2 launch smfp_control "):
-        declared = re.findall(
-            r'DeclareLaunchArgument\(\s*"(\w+)"', (ROOT / "launch" / file).read_text()
-        )
+        shared = ROOT / "ros2_ws/src/smfp_control/launching.py"
+        sources = (ROOT / "launch" / file).read_text() + shared.read_text()
+        declared = re.findall(r'DeclareLaunchArgument\(\s*"(\w+)"', sources)
         assert {argument.split(":=")[0] for argument in arguments} <= set(declared)
 
 

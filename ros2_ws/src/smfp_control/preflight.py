@@ -69,6 +69,9 @@ _STATE_QOS = QoSProfile(
 _POLL_S = 0.02
 # Endpoints are matched before the names of their nodes are known.
 _SETTLE_S = 1.0
+# Fast DDS announces a participant every 3 s; one whose first announcements were lost, and with it
+# a stranger who commands the arm, is seen no sooner.
+_DISCOVERY_S = 4.0
 _ANSWER_S = 3.0
 _POLICY_NODE = "policy_node"
 _STYLE = {"go": "green", "note": "yellow", "no-go": "bold red"}
@@ -101,6 +104,7 @@ class Observer:
             self._node, JointState, self._states_topic, _STATE_QOS
         )
         self._states: list[tuple[int, JointState]] = []
+        self._known_s = time.monotonic() + _DISCOVERY_S
 
     def close(self) -> None:
         """Leave the ROS graph."""
@@ -114,7 +118,7 @@ class Observer:
             self._states and self._node.count_subscribers(self._command_topic)
         ):
             self._poll()
-        self._watch(_SETTLE_S)
+        self._watch(max(_SETTLE_S, self._known_s - time.monotonic()))
         # What waited in queues while endpoints were matched says nothing about rates and gaps.
         self._states.clear()
         self._watch(duration_s)
