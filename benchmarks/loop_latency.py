@@ -155,7 +155,7 @@ def measure(folder: Path, seconds: float, fifo: bool, loaded: bool) -> dict[str,
         driver = Driver(node, folder / "robot.yaml")
         _start(driver, child)
         found, unanswered, sign = [], 0, 1.0
-        with other_work(loaded):
+        with other_work(loaded, driver.spin):
             # The driver's own delays shall not count as the node's. Not before the other work is
             # started, which would inherit the priority and leave the node no processor at all.
             problems = RealtimeSettings(_PRIORITY - 10, "", False).apply()

@@ -40,6 +40,8 @@ from smfp_sim.clearance import ClearanceModel
 
 STAGES = ("observe", "policy", "filter")
 _NEW_GOAL_TICKS = 1000
+# Of the time of a measurement, for the same with an empty tick.
+_BARE_SHARE = 0.5
 # As the nodes set it; see smfp_control.process.
 _SWITCH_INTERVAL_S = 5e-5
 
@@ -170,39 +172,40 @@ def measure_ticks(policy: Path, ticks: int) -> dict[str, Any]:
     }
 
 
+def _nothing(now_ns: int) -> bool:
+    return True
+
+
 def measure_period(
     policy: Path, rates_hz: list[float], seconds: float, fifo: bool, loaded: bool
 ) -> dict[str, Any]:
-    """Error of the control thread's period at each rate, milliseconds."""
+    """Error of the control thread's period at each rate, and of an empty one; milliseconds."""
     rig = Rig(policy, simulated=False)
     rig.run(200)
     freeze_garbage()
     realtime = RealtimeSettings(80 if fifo else 0, "", fifo)
     problems: list[str] = []
     rows = []
+
+    def prepare() -> bool:
+        problems[:] = realtime.apply()
+        return not problems
+
     with other_work(loaded):
         for rate_hz in rates_hz:
-
-            def prepare() -> bool:
-                problems[:] = realtime.apply()
-                return not problems
-
-            thread = PeriodicThread("control", 1.0 / rate_hz, rig.tick, prepare=prepare)
-            if not thread.start():
-                return {"refused": "; ".join(problems)}
-            time.sleep(seconds)
-            thread.stop(5.0)
-            p50, p99, longest = thread.period_error_ns.percentiles(50, 99, 100) * 1e-6
-            rows.append(
-                {
-                    "rate_hz": rate_hz,
-                    "p50_ms": float(p50),
-                    "p99_ms": float(p99),
-                    "max_ms": float(longest),
-                    "misses": thread.misses,
-                    "ticks": thread.ticks,
-                }
-            )
+            row: dict[str, float] = {"rate_hz": rate_hz}
+            # What this machine and this Python add by themselves: a thread with nothing to do.
+            for prefix, tick, share in (("", rig.tick, 1.0), ("bare_", _nothing, _BARE_SHARE)):
+                thread = PeriodicThread("control", 1.0 / rate_hz, tick, prepare=prepare)
+                if not thread.start():
+                    return {"refused": "; ".join(problems)}
+                time.sleep(seconds * share)
+                thread.stop(5.0)
+                errors = thread.period_error_ns.percentiles(50, 99, 100) * 1e-6
+                names = (f"{prefix}{name}_ms" for name in ("p50", "p99", "max"))
+                row |= dict(zip(names, map(float, errors), strict=True))
+                row |= {f"{prefix}misses": thread.misses, f"{prefix}ticks": thread.ticks}
+            rows.append(row)
     rig.check()
     return {"rows": rows}
 
