@@ -42,12 +42,12 @@ $(VENV)/bin/pip:
 # Output goes to stderr: the standard output of `make sim` is the result alone.
 $(RUN_STAMP): $(PINS) | $(VENV)/bin/pip
 	@echo 'Installing the pinned packages into $(VENV) (about a minute the first time) ...' >&2
-	@$(PIP_INSTALL) -e '.[ros]' >&2
+	@$(PIP_INSTALL) -e '.[ros,view]' >&2
 	@touch $@
 
 $(DEV_STAMP): $(PINS) | $(VENV)/bin/pip
 	@echo 'Installing the pinned packages of training and tests into $(VENV) (minutes) ...' >&2
-	@$(PIP_INSTALL) -e '.[ros,train,dev]' >&2
+	@$(PIP_INSTALL) -e '.[ros,view,train,dev]' >&2
 	@touch $@ $(RUN_STAMP)
 
 # One numeric thread: more of them spin against the control loop and each other.

@@ -96,6 +96,10 @@ setup(
         # The Jazzy wheels, each pinned: unprefixed ROS packages resolve to another distribution.
         # A machine with ROS 2 installed from its own packages leaves this extra out.
         "ros": ROS_JAZZY,
+        # The live page; where it is missing everything else works.
+        "view": [
+            "viser>=1.0,<2",
+        ],
         "train": [
             # Its dependency labmaze has no wheel for 3.13 and builds with Bazel alone.
             "dm-control>=1.0.28; python_version < '3.13'",
@@ -129,6 +133,8 @@ setup(
             "colcon-test-result>=0.3.8",
             "hypothesis>=6.100",
             "mypy>=1.13",
+            # Drives the system's Chromium: its own browsers are not downloaded.
+            "playwright>=1.45",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ray>=2.40",

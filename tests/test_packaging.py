@@ -177,7 +177,7 @@ def test_every_requirement_has_one_fitting_pin(python: str) -> None:
     wrong = []
     for text in metadata.requires("smfp_control") or []:
         requirement = Requirement(text)
-        extras = ("", "ros", "train", "dev", "peers", "cluster")
+        extras = ("", "ros", "view", "train", "dev", "peers", "cluster")
         marker = requirement.marker
         if marker and not any(marker.evaluate(environment | {"extra": e}) for e in extras):
             continue
