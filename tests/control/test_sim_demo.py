@@ -30,7 +30,7 @@ KEYS = [
 
 def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "smfp_control.sim_demo", *map(str, arguments)],
+        [sys.executable, "-m", "smfp_control.sim_demo", "--no-view", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An arm as its topics show it, and the few requests that a person at the page may make."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped
+from rclpy.client import Client
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
+from sensor_msgs.msg import JointState
+from std_srvs.srv import SetBool, Trigger
+
+from smfp_control.commands import COMMAND_QOS, command_type
+from smfp_control.joint_state import JointStateReader
+from smfp_control.polling import create_polled_subscription
+from smfp_control.status import STATUS_QOS
+from smfp_core.robot import CommandInterface, RobotConfig
+from smfp_core.specs import FloatArray
+
+# Only the newest state is drawn; what was missed in between costs the driver nothing.
+_STATE_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
+)
+_FRESH_S = 1.0
+
+
+def goal_refusal(robot: RobotConfig, goal: FloatArray) -> str | None:
+    """Why ``goal`` [3] (m, base frame) is no place to send the arm to; None if it is one.
+
+    Of the YAML's description alone: the node judges again, and watches the way there.
+    """
+    refusal = robot.goals.refusal(goal)
+    if refusal is not None:
+        return refusal
+    workspace = robot.surroundings.workspace
+    if workspace is not None and not np.all((goal >= workspace.min_m) & (goal <= workspace.max_m)):
+        return f"goal out of the workspace {list(workspace.min_m)} to {list(workspace.max_m)} m"
+    for obstacle in robot.surroundings.obstacles:
+        offset = goal - np.asarray(obstacle.center_m)
+        if obstacle.radius_m is not None:
+            inside = bool(np.linalg.norm(offset) <= obstacle.radius_m)
+        else:
+            cos, sin = math.cos(obstacle.yaw_rad), math.sin(obstacle.yaw_rad)
+            x, y, z = offset
+            own = np.abs([cos * x + sin * y, cos * y - sin * x, z])
+            inside = bool(np.all(own <= np.asarray(obstacle.size_m) / 2))
+        if inside:
+            return f"goal inside the obstacle '{obstacle.name}'"
+    return None
+
+
+@dataclass
+class Seen:
+    """What came over the topics so far.
+
+    Attributes:
+        status: values of the last ``~/status``; empty before the first.
+        diagnostics: values of the policy node's part of the last ``/diagnostics``.
+        goal: [3] (m, base frame) that the node pursues; None without one.
+        commanded: [n] (rad) of the last command; None before it, or if commands are velocities.
+        answer: what the last request came to.
+    """
+
+    status: dict[str, str] = field(default_factory=dict)
+    diagnostics: dict[str, str] = field(default_factory=dict)
+    goal: FloatArray | None = None
+    commanded: FloatArray | None = None
+    answer: str = ""
+
+
+class RobotClient:
+    """One arm, by its topics alone: it makes no difference whether the arm is simulated.
+
+    Everything but ``request`` and ``send_goal`` is for the thread that calls ``spin``.
+
+    Args:
+        robot: gives topics, frames and limits.
+        namespace: of the policy node.
+        interface: of the controller; None: as the robot's description says.
+        joint_states_topic, command_topic: empty: as the robot's description says.
+
+    Attributes:
+        seen: what came over the topics.
+        reader: the last joint state.
+    """
+
+    def __init__(
+        self,
+        robot: RobotConfig,
+        namespace: str = "",
+        interface: CommandInterface | None = None,
+        joint_states_topic: str = "",
+        command_topic: str = "",
+    ) -> None:
+        self.robot = robot
+        self.seen = Seen()
+        self.reader = JointStateReader(robot.joint_names)
+        self._interface = interface or robot.command_interface
+        self._node = Node("view", namespace=namespace)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        _, self._take_state = create_polled_subscription(
+            self._node, JointState, joint_states_topic or robot.topics.joint_states, _STATE_QOS
+        )
+        _, self._take_command = create_polled_subscription(
+            self._node,
+            command_type(self._interface),
+            command_topic or getattr(robot.topics, self._interface),
+            COMMAND_QOS,
+        )
+        self._node.create_subscription(
+            DiagnosticStatus, "policy_node/status", self._on_status, STATUS_QOS
+        )
+        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._policy_node = self._node.resolve_topic_name("policy_node")
+        self._goals = self._node.create_publisher(PoseStamped, "policy_node/goal", 10)
+        self._clients: dict[str, Client] = {
+            name: self._node.create_client(kind, f"policy_node/{name}")
+            for name, kind in (("hold", Trigger), ("reset", Trigger), ("estop", SetBool))
+        }
+        self._pending: deque[Future] = deque(maxlen=20)
+
+    def close(self) -> None:
+        """Leave the ROS graph."""
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+    def spin(self, seconds: float) -> None:
+        """Take what comes within ``seconds``, then the newest state and command."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0.0:
+            self._executor.spin_once(left)
+        while (message := self._take_state()) is not None:
+            self.reader.accept(message, time.monotonic_ns())
+        while (message := self._take_command()) is not None:
+            self._on_command(message)
+
+    @property
+    def state_age_s(self) -> float:
+        """Time since the last joint state; infinite before the first."""
+        if not self.reader.accepted:
+            return math.inf
+        return (time.monotonic_ns() - self.reader.received_ns) * 1e-9
+
+    @property
+    def live(self) -> bool:
+        """Whether joint states come."""
+        return self.state_age_s < _FRESH_S
+
+    def send_goal(self, goal: FloatArray) -> str | None:
+        """Publish ``goal`` [3] (m, base frame); or say why not, and send nothing."""
+        refusal = goal_refusal(self.robot, goal)
+        if refusal is None and not self._goals.get_subscription_count():
+            refusal = f"nobody listens on {self._goals.topic_name}: does the policy node run?"
+        if refusal is None:
+            message = PoseStamped()
+            message.header.frame_id = self.robot.base_frame
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            point = message.pose.position
+            point.x, point.y, point.z = map(float, goal)
+            self._goals.publish(message)
+        self.seen.answer = f"not sent: {refusal}" if refusal else ""
+        return refusal
+
+    def request(self, name: str, pressed: bool = True) -> None:
+        """Ask for ``hold``, ``reset`` or ``estop`` (``pressed`` or released); never waits.
+
+        The answer comes into ``seen.answer``. From any thread.
+        """
+        client = self._clients[name]
+        if not client.service_is_ready():
+            self.seen.answer = f"{name}: nobody answers on {client.srv_name}"
+        # Sent all the same: a stop that arrives late is better than none.
+        asked = SetBool.Request(data=pressed) if name == "estop" else Trigger.Request()
+        future = client.call_async(asked)
+        future.add_done_callback(lambda done: self._on_answer(name, done))
+        self._pending.append(future)
+
+    def _on_answer(self, name: str, future: Future) -> None:
+        response: Any = future.result()
+        text = response.message or ("done" if response.success else "refused")
+        self.seen.answer = f"{name}: {text}"
+
+    def _on_status(self, message: DiagnosticStatus) -> None:
+        seen = self.seen
+        seen.status = {item.key: item.value for item in message.values}
+        goal = seen.status.get("goal_m", "")
+        seen.goal = np.array(goal.split(), np.float64) if goal else None
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == self._policy_node:
+                self.seen.diagnostics = {item.key: item.value for item in status.values}
+
+    def _on_command(self, message: Any) -> None:
+        if self._interface == "forward_velocity":
+            return
+        if self._interface == "joint_trajectory":
+            if not message.points or tuple(message.joint_names) != self.robot.joint_names:
+                return
+            values = message.points[-1].positions
+        else:
+            values = message.data
+        if len(values) == len(self.robot.joints):
+            commanded = np.array(values, np.float64)
+            self.seen.commanded = commanded if np.isfinite(commanded).all() else None
