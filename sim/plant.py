@@ -20,8 +20,13 @@ _PROBABILITY = (0.0, 0.95)
 _FACTOR = (0.05, 20.0)
 
 
-def _within(default: Any, low: float, high: float) -> Any:
-    return field(default=default, metadata={"range": (low, high)})
+# The most often that a robot changes in this respect: in mid-motion, from one time that it is
+# switched on to the next, or not while it is one robot.
+Changes = Literal["interval", "episode", "start"]
+
+
+def _within(default: Any, low: float, high: float, changes: Changes = "episode") -> Any:
+    return field(default=default, metadata={"range": (low, high), "changes": changes})
 
 
 class _Bounded:
@@ -53,11 +58,11 @@ class Channel(_Bounded):
             the one sent then. A controller obeys the copy; who looks at stamps ignores it.
     """
 
-    delay_s: float = _within(0.0, 0.0, 1.0)
-    jitter_s: float = _within(0.0, 0.0, 1.0)
-    hold_probability: float = _within(0.0, *_PROBABILITY)
-    drop_probability: float = _within(0.0, *_PROBABILITY)
-    duplicate_probability: float = _within(0.0, *_PROBABILITY)
+    delay_s: float = _within(0.0, 0.0, 1.0, "interval")
+    jitter_s: float = _within(0.0, 0.0, 1.0, "interval")
+    hold_probability: float = _within(0.0, *_PROBABILITY, "interval")
+    drop_probability: float = _within(0.0, *_PROBABILITY, "interval")
+    duplicate_probability: float = _within(0.0, *_PROBABILITY, "interval")
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Encoder(_Bounded):
         velocity_filter_s: time constant of a first-order low-pass of that difference.
     """
 
-    noise_rad: float = _within(0.0, 0.0, 0.2)
+    noise_rad: float = _within(0.0, 0.0, 0.2, "interval")
     bias_rad: float = _within(0.0, 0.0, 0.2)
     resolution_rad: float = _within(0.0, 0.0, 0.1)
     velocity: Literal["exact", "difference"] = "exact"
@@ -85,7 +90,7 @@ class Servo(_Bounded):
 
     gain_factor: float = _within(1.0, *_FACTOR)
     damping_factor: float = _within(1.0, *_FACTOR)
-    effort_factor: float = _within(1.0, *_FACTOR)
+    effort_factor: float = _within(1.0, *_FACTOR, "interval")
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,8 @@ class Joints(_Bounded):
             follows. It is the kinematics of play alone: there is no impact within it.
     """
 
-    friction_factor: float = _within(1.0, 0.0, 20.0)
-    damping_factor: float = _within(1.0, 0.0, 20.0)
+    friction_factor: float = _within(1.0, 0.0, 20.0, "interval")
+    damping_factor: float = _within(1.0, 0.0, 20.0, "interval")
     armature_factor: float = _within(1.0, *_FACTOR)
     backlash_rad: float = _within(0.0, 0.0, 0.2)
 
@@ -114,7 +119,7 @@ class Payload(_Bounded):
         offset_m: of its centre, in the frame of the tool site.
     """
 
-    mass_kg: float = _within(0.0, 0.0, 100.0)
+    mass_kg: float = _within(0.0, 0.0, 100.0, "interval")
     offset_m: tuple[float, float, float] = _within((0.0, 0.0, 0.05), -1.0, 1.0)
 
 
@@ -122,8 +127,8 @@ class Payload(_Bounded):
 class DriverClock(_Bounded):
     """The clock that stamps joint states: how far it is ahead, and how much it gains a second."""
 
-    offset_s: float = _within(0.0, -86400.0, 86400.0)
-    drift: float = _within(0.0, -0.1, 0.1)
+    offset_s: float = _within(0.0, -86400.0, 86400.0, "start")
+    drift: float = _within(0.0, -0.1, 0.1, "start")
 
 
 @dataclass(frozen=True)
@@ -150,13 +155,15 @@ class Plant(_Bounded):
 
 
 IDEAL = Plant()
+# Name of the body that a model has for the payload.
+PAYLOAD_BODY = "payload"
 
 
 def load_plant(name_or_path: str | Path) -> Plant:
     """Read a plant by name (``bad``: config/plants/bad.yaml) or by the path of its YAML.
 
     Raises:
-        ConfigError: names the file, the field and what was expected.
+        ConfigError: names the file, the line, the field and what was expected.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from bisect import insort
+from collections.abc import Callable
 from typing import Any
 
 import mujoco
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
 from smfp_sim.arm import ArmModel, ContactPair, Reading, SimulatedArm
-from smfp_sim.plant import IDEAL, Channel, Encoder, Payload, Plant
+from smfp_sim.plant import IDEAL, PAYLOAD_BODY, Channel, Encoder, Plant
 
 _WATER_KG_M3 = 1000.0
 
@@ -42,13 +43,13 @@ class DelayLine:
     """Messages on their way through a channel: lists of floats, in physics steps.
 
     Args:
-        channel: what happens to them.
+        channel: what happens to them; may be replaced at any time.
         timestep_s: of the physics.
         period_steps: control period.
     """
 
     def __init__(self, channel: Channel, timestep_s: float, period_steps: int) -> None:
-        self._channel, self._timestep_s, self._period = channel, timestep_s, period_steps
+        self.channel, self._timestep_s, self._period = channel, timestep_s, period_steps
         self.clear()
 
     def clear(self) -> None:
@@ -59,7 +60,7 @@ class DelayLine:
 
     def send(self, now: int, values: list[float], rng: np.random.Generator) -> None:
         """Put ``values`` on the way at step ``now``."""
-        channel = self._channel
+        channel = self.channel
         if channel.drop_probability and rng.random() < channel.drop_probability:
             return
         delay_s = channel.delay_s
@@ -75,7 +76,7 @@ class DelayLine:
         """What arrives at step ``now``, the newest last."""
         if not self._queue or self._queue[0][0] > now or now < self._held_until:
             return []
-        hold = self._channel.hold_probability
+        hold = self.channel.hold_probability
         if hold and rng.random() < hold:
             self._held_until = now + self._period
             return []
@@ -97,18 +98,18 @@ class DelayLine:
 
 
 class EncoderModel:
-    """Readings of ``n`` joints, each made from the true ones."""
+    """Readings of ``n`` joints, each made from the true ones. ``encoder`` may be replaced."""
 
     def __init__(self, encoder: Encoder, n: int) -> None:
-        self._encoder = encoder
+        self.encoder = encoder
         self.bias: FloatArray = np.zeros(n)
         self.position: FloatArray = np.zeros(n)
         self.velocity: FloatArray = np.zeros(n)
 
     def reset(self, q: FloatArray, rng: np.random.Generator) -> None:
         """Begin at rest at true positions ``q`` [n], rad."""
-        if self._encoder.bias_rad:
-            self.bias = rng.uniform(-self._encoder.bias_rad, self._encoder.bias_rad, len(q))
+        bound = self.encoder.bias_rad
+        self.bias = rng.uniform(-bound, bound, len(q)) if bound else np.zeros(len(q))
         self.position = self._position(q, rng)
         self.velocity = np.zeros(len(q))
 
@@ -117,17 +118,17 @@ class EncoderModel:
     ) -> None:
         """Take a reading ``elapsed_s`` after the last one."""
         position = self._position(q, rng)
-        if self._encoder.velocity == "exact":
+        if self.encoder.velocity == "exact":
             self.velocity = velocity.copy()
         else:
-            share = elapsed_s / (self._encoder.velocity_filter_s + elapsed_s)
+            share = elapsed_s / (self.encoder.velocity_filter_s + elapsed_s)
             self.velocity = self.velocity + share * (
                 (position - self.position) / elapsed_s - self.velocity
             )
         self.position = position
 
     def _position(self, q: FloatArray, rng: np.random.Generator) -> FloatArray:
-        encoder = self._encoder
+        encoder = self.encoder
         reading = q + self.bias
         if encoder.noise_rad:
             reading += encoder.noise_rad * rng.standard_normal(len(q))
@@ -136,41 +137,65 @@ class EncoderModel:
         return reading
 
 
-def _attach(spec: mujoco.MjSpec, tool_site: str, payload: Payload) -> None:
-    """Add the payload's body at the tool site."""
-    site = next((site for site in spec.sites if site.name == tool_site), None)
-    if site is None:  # ArmModel says so, with the name of the YAML's field
-        return
-    radius = (3.0 * payload.mass_kg / (4.0 * math.pi * _WATER_KG_M3)) ** (1.0 / 3.0)
-    body = site.parent.add_body(name="payload", pos=site.pos, quat=site.quat)
-    body.mass, body.ipos = payload.mass_kg, payload.offset_m
-    body.inertia = [0.4 * payload.mass_kg * radius**2] * 3
-    body.explicitinertial = True
+# What a plant changes in a model.
+_FIGURES = (
+    *("actuator_gainprm", "actuator_biasprm", "actuator_forcerange", "jnt_actfrcrange"),
+    *("dof_frictionloss", "dof_damping", "dof_armature", "geom_friction"),
+    *("body_mass", "body_inertia", "body_ipos", "body_gravcomp"),
+)
 
 
-def _plant_model(robot: RobotConfig, plant: Plant) -> ArmModel:
-    """The robot's model with the plant's joints, servos, links and payload."""
-    payload = plant.payload
-    if payload.mass_kg:
-        arm = ArmModel(robot, lambda spec: _attach(spec, robot.tool_site, payload))
-    else:
-        arm = ArmModel(robot)
-    model, dofs, drives = arm.model, arm.velocity_index, arm.actuator_index
-    model.actuator_gainprm[drives, 0] *= plant.servo.gain_factor
-    model.actuator_biasprm[drives, 1] *= plant.servo.gain_factor
-    model.actuator_biasprm[drives, 2] *= plant.servo.damping_factor
-    model.actuator_forcerange[drives] *= plant.servo.effort_factor
-    model.jnt_actfrcrange[model.dof_jntid[dofs]] *= plant.servo.effort_factor
-    model.dof_frictionloss[dofs] *= plant.joints.friction_factor
-    model.dof_damping[dofs] *= plant.joints.damping_factor
-    model.dof_armature[dofs] *= plant.joints.armature_factor
-    links = np.array([model.body(i).name != "payload" for i in range(model.nbody)])
-    model.body_mass[links] *= plant.mass_factor
-    model.body_inertia[links] *= plant.mass_factor
-    # MuJoCo compensates the weight that a body has; the controller knows the nominal one.
-    model.body_gravcomp[links] /= plant.mass_factor
-    mujoco.mj_setConst(model, mujoco.MjData(model))
-    return arm
+class PlantModel:
+    """A robot's model that takes on the joints, servos, links and payload of plants.
+
+    Args:
+        robot: whose MJCF.
+        payload: whether there is a body for a payload; without, plants must have none.
+    """
+
+    def __init__(self, robot: RobotConfig, payload: bool) -> None:
+        def attach(spec: mujoco.MjSpec) -> None:
+            site = next((site for site in spec.sites if site.name == robot.tool_site), None)
+            if site is None:  # ArmModel says so, with the name of the YAML's field
+                return
+            body = site.parent.add_body(name=PAYLOAD_BODY, pos=site.pos, quat=site.quat)
+            body.explicitinertial = True
+
+        self.arm = ArmModel(robot, attach if payload else None)
+        model = self.arm.model
+        names = [model.body(i).name for i in range(model.nbody)]
+        self._payload = names.index(PAYLOAD_BODY) if payload else None
+        self._links = np.array([name != PAYLOAD_BODY for name in names])
+        self._nominal = {name: getattr(model, name).copy() for name in _FIGURES}
+        self._scratch = mujoco.MjData(model)
+
+    def take(self, plant: Plant, adjust: Callable[[mujoco.MjModel], None] | None = None) -> None:
+        """Become the model of ``plant``; ``adjust`` may then change any of the same figures."""
+        model, links = self.arm.model, self._links
+        dofs, drives = self.arm.velocity_index, self.arm.actuator_index
+        for name, values in self._nominal.items():
+            getattr(model, name)[:] = values
+        model.actuator_gainprm[drives, 0] *= plant.servo.gain_factor
+        model.actuator_biasprm[drives, 1] *= plant.servo.gain_factor
+        model.actuator_biasprm[drives, 2] *= plant.servo.damping_factor
+        model.actuator_forcerange[drives] *= plant.servo.effort_factor
+        model.jnt_actfrcrange[model.dof_jntid[dofs]] *= plant.servo.effort_factor
+        model.dof_frictionloss[dofs] *= plant.joints.friction_factor
+        model.dof_damping[dofs] *= plant.joints.damping_factor
+        model.dof_armature[dofs] *= plant.joints.armature_factor
+        model.body_mass[links] *= plant.mass_factor
+        model.body_inertia[links] *= plant.mass_factor
+        # MuJoCo compensates the weight that a body has; the controller knows the nominal one.
+        model.body_gravcomp[links] /= plant.mass_factor
+        if self._payload is not None:
+            mass_kg = plant.payload.mass_kg
+            radius = (3.0 * mass_kg / (4.0 * math.pi * _WATER_KG_M3)) ** (1.0 / 3.0)
+            model.body_mass[self._payload] = mass_kg
+            model.body_inertia[self._payload] = 0.4 * mass_kg * radius**2
+            model.body_ipos[self._payload] = plant.payload.offset_m
+        if adjust is not None:
+            adjust(model)
+        mujoco.mj_setConst(model, self._scratch)
 
 
 def _tilt_force(model: mujoco.MjModel, tilt_rad: tuple[float, float]) -> FloatArray:
@@ -196,24 +221,29 @@ class PlantArm(SimulatedArm):
         robot: which arm.
         plant: what is wrong with it.
         timestep_s: of the physics; by default the MJCF's own.
+        payload: whether a later plant may have one though this one has none.
     """
 
-    def __init__(self, robot: RobotConfig, plant: Plant, timestep_s: float | None = None) -> None:
-        arm = _plant_model(robot, plant)
+    def __init__(
+        self,
+        robot: RobotConfig,
+        plant: Plant,
+        timestep_s: float | None = None,
+        payload: bool = False,
+    ) -> None:
+        self._plant_model = PlantModel(robot, payload or plant.payload.mass_kg > 0.0)
+        arm = self._plant_model.arm
         arm.model.opt.timestep = timestep_s or arm.timestep_s
         timestep_s, n = arm.timestep_s, len(robot.joints)
         period_steps = round(1.0 / (robot.control_rate_hz * timestep_s))
-        self.plant = plant
         self._rng = np.random.default_rng(0)
         self._commands = DelayLine(plant.command, timestep_s, period_steps)
         self._states = DelayLine(plant.state, timestep_s, period_steps)
         self._encoder = EncoderModel(plant.encoder, n)
-        tilt = plant.base_tilt_rad
-        self._tilt = _tilt_force(arm.model, tilt) if any(tilt) else None
-        self._play = plant.joints.backlash_rad / 2.0
         self._target: FloatArray = np.zeros(n)
         self._step = self._read_at = 0
         self._arrivals: list[Reading] = []
+        self._take(plant)
         super().__init__(arm)
 
     def reset(self, q: ArrayLike, seed: int | None = None) -> None:
@@ -221,8 +251,7 @@ class PlantArm(SimulatedArm):
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         super().reset(q)
-        if self._tilt is not None:
-            self.data.xfrc_applied[:, :3] = self._tilt
+        self._apply_tilt()
         self._target = self.data.ctrl[self._u].copy()
         self._step = self._read_at = 0
         self._commands.clear()
@@ -318,6 +347,16 @@ class PlantArm(SimulatedArm):
         self._step, self._read_at = plant["steps"]
         self._reading = _reading(plant["reading"])
 
+    def _take(self, plant: Plant, adjust: Callable[[mujoco.MjModel], None] | None = None) -> None:
+        """Be behind ``plant`` from now on. What is on its way arrives as it was sent."""
+        self.plant = plant
+        self._plant_model.take(plant, adjust)
+        self._commands.channel, self._states.channel = plant.command, plant.state
+        self._encoder.encoder = plant.encoder
+        self._play = plant.joints.backlash_rad / 2.0
+        tilt = plant.base_tilt_rad
+        self._tilt = _tilt_force(self._plant_model.arm.model, tilt) if any(tilt) else None
+
     def _move_servos(self, q: FloatArray) -> None:
         self._target = np.minimum(np.maximum(q, self._ctrl_low), self._ctrl_high)
         follows = self._target
@@ -326,6 +365,10 @@ class PlantArm(SimulatedArm):
             before = self.data.ctrl[self._u]
             follows = np.minimum(np.maximum(before, follows - self._play), follows + self._play)
         self.data.ctrl[self._u] = follows
+
+    def _apply_tilt(self) -> None:
+        if self._tilt is not None:
+            self.data.xfrc_applied[:, :3] = self._tilt
 
     def _read(self) -> Reading:
         encoder = self._encoder

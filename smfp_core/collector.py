@@ -79,17 +79,28 @@ def episode_seed(seed: int, stream: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, stream, index]).generate_state(1)[0])
 
 
+def set_training(env: gymnasium.Env, seed: int, steps: int | None = None) -> None:
+    """Tell a task that randomises its robot which training it serves, from its next reset on.
+
+    ``steps`` that the training has made; None: after its curriculum. Other tasks take no notice.
+    """
+    task: Any = env.unwrapped
+    if hasattr(task, "set_training"):
+        task.set_training(seed, steps)
+
+
 class Collector:
     """Steps one training environment, episode after episode.
 
-    Each episode is reset with a seed of its own, so that its state is fully given by that seed
-    and the actions since: resuming replays them. This holds for every deterministic environment
-    and needs nothing of its internals.
+    Each episode is reset with a seed of its own, so that its state is fully given by that seed,
+    the steps of training before it and the actions since: resuming replays them. This holds for
+    every deterministic environment and needs nothing of its internals.
     """
 
     def __init__(self, env: gymnasium.Env, seed: int) -> None:
         self.env, self._seed = env, seed
         self._episode = -1
+        self._steps_before = 0
         self._actions: list[NDArray[np.float32]] = []
         self.episode_return = 0.0
         self.observation = self._reset()
@@ -115,6 +126,7 @@ class Collector:
         n_act = int(np.prod(self.env.action_space.shape or ()))
         return {
             "episode": np.array([self._episode]),
+            "steps_before": np.array([self._steps_before]),
             "actions": np.array(self._actions, np.float32).reshape(-1, n_act),
             "observation": np.array(self.observation),
         }
@@ -127,6 +139,9 @@ class Collector:
                 or not the same (version, robot) as when the checkpoint was written.
         """
         self._episode = int(state["episode"][0]) - 1
+        self._actions = []
+        if "steps_before" in state:  # a curriculum's; older checkpoints are of none
+            self._steps_before = int(state["steps_before"][0])
         self.observation = self._reset()
         for action in state["actions"].astype(np.float32):
             self.step(action)
@@ -138,7 +153,9 @@ class Collector:
 
     def _reset(self) -> NDArray[np.float32]:
         self._episode += 1
+        self._steps_before += len(self._actions)
         self._actions = []
         self.episode_return = 0.0
+        set_training(self.env, self._seed, self._steps_before)
         seed = episode_seed(self._seed, TRAINING, self._episode)
         return np.asarray(self.env.reset(seed=seed)[0], np.float32)

@@ -10,7 +10,7 @@ from pathlib import Path
 import gymnasium
 
 from smfp_core.atomic import write_atomically
-from smfp_core.specs import ActionSpec, ObservationSpec
+from smfp_core.specs import ActionSpec, ControlAssumptions, ObservationSpec
 from smfp_core.strict import ConfigError, to_mapping
 
 _FILE = "contract.json"
@@ -18,25 +18,33 @@ _FILE = "contract.json"
 
 @dataclass(frozen=True)
 class PolicyContract:
-    """Meaning of observation and action, and the arm, as the policy file will state them."""
+    """Meaning of observation and action, and the arm, as the policy file will state them.
+
+    ``control`` is None for the ideal arm.
+    """
 
     observation: ObservationSpec
     action: ActionSpec
     robot_name: str
     mjcf_sha256: str
+    control: ControlAssumptions | None = None
 
 
 def contract_of(env: gymnasium.Env) -> PolicyContract | None:
     """The contract of a robot task; None for any other environment."""
     task = env.unwrapped
-    return PolicyContract(*task.policy_contract()) if hasattr(task, "policy_contract") else None
+    if not hasattr(task, "policy_contract"):
+        return None
+    control = task.control_assumptions() if hasattr(task, "control_assumptions") else None
+    observation, action, robot_name, mjcf_sha256 = task.policy_contract()
+    return PolicyContract(observation, action, robot_name, mjcf_sha256, control)
 
 
 def keep_contract(folder: Path, env: gymnasium.Env) -> None:
     """Write the contract into the folder of a new run; compare it with that of an old one.
 
     Raises:
-        ConfigError: the robot or its model is not the one that the run was trained with.
+        ConfigError: the robot, its model or its plant is not what the run was trained with.
     """
     contract, path = contract_of(env), folder / _FILE
     if contract is None:

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from smfp_core import checkpoint
 from smfp_core.atomic import write_atomically
-from smfp_core.collector import EVALUATION, episode_seed, make_env, sizes
+from smfp_core.collector import EVALUATION, episode_seed, make_env, set_training, sizes
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.policy_file import PolicyFile
 from smfp_core.provenance import here
@@ -152,6 +152,7 @@ def load_agent(run: Path) -> tuple[Agent, gymnasium.Env]:
 
     config = dataclasses.replace(load_config(run / "config.yaml"), compile=False)
     env = make_env(config.env_id, config.env_kwargs)
+    set_training(env, config.seed)
     agent = make_agent(config, *sizes(env))
     agent.restore(checkpoint.load_agent_tensors(checkpoint.latest(run / "checkpoints")))
     return agent, env
@@ -165,6 +166,7 @@ def film(
 ) -> None:
     """Write one episode a seed to a film; its suffix says the format."""
     env = make_env(config.env_id, config.env_kwargs, render_mode="rgb_array")
+    set_training(env, config.seed)
     stride = 4 if path.suffix == ".gif" else 2  # a GIF at full rate and size would be huge
     frames: list[NDArray[np.uint8]] = []
     for seed in seeds:
@@ -217,6 +219,7 @@ def _load(path: Path) -> tuple[TrainConfig, gymnasium.Env, dict[Mode, Policy]]:
         file = PolicyFile.load(path)
         config = from_mapping(TrainConfig, file.metadata.training.config)
         env = make_env(config.env_id, config.env_kwargs)
+        set_training(env, config.seed)
         return config, env, policies(file, file.deterministic_noise)
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run or policy file")

@@ -33,7 +33,6 @@ from smfp_core.meanflow import MeanFlowActor
 from smfp_core.policy_file import (
     METADATA_KEY,
     SCHEMA,
-    ControlAssumptions,
     GoldenVectors,
     PolicyFile,
     PolicyMetadata,
@@ -42,6 +41,7 @@ from smfp_core.policy_file import (
     seal,
 )
 from smfp_core.provenance import read_provenance
+from smfp_core.specs import ControlAssumptions
 from smfp_core.strict import ConfigError, to_mapping
 
 GOLDEN_ROWS = 8
@@ -152,7 +152,7 @@ def policy_metadata(
         observation=contract.observation,
         action=contract.action,
         robot=RobotBinding(contract.robot_name, contract.mjcf_sha256),
-        control=ControlAssumptions(command_delay_s=0.0, observation_filter="none"),
+        control=contract.control or ControlAssumptions(0.0, "none"),
         deterministic_noise=tuple(float(x) for x in noise),
         training=TrainingRecord(
             env_id=config.env_id,

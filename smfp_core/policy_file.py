@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from smfp_core.digest import sha256
 from smfp_core.robot import RobotConfig
-from smfp_core.specs import ActionSpec, ObservationSpec
+from smfp_core.specs import ActionSpec, ControlAssumptions, ObservationSpec
 from smfp_core.strict import ConfigError, from_mapping
 
 SCHEMA = 1
@@ -46,14 +46,6 @@ class RobotBinding:
 
     name: str
     mjcf_sha256: str
-
-
-@dataclass(frozen=True)
-class ControlAssumptions:
-    """Delay and filtering between command and motion that training assumed."""
-
-    command_delay_s: float
-    observation_filter: str
 
 
 @dataclass(frozen=True)

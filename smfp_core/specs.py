@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,27 @@ class ObservationSpec:
     def size(self) -> int:
         """Length of the observation vector."""
         return sum(item.size for item in self.fields)
+
+
+@dataclass(frozen=True)
+class ControlAssumptions:
+    """The robot that a policy was trained on, as far as it is not the ideal one.
+
+    Attributes:
+        command_delay_s: the most that a command was on its way.
+        observation_filter: ``none``, or ``velocity_low_pass``: velocities were differences of
+            successive positions behind a first-order low-pass of ``velocity_filter_s``.
+        state_delay_s: the most that a joint state was on its way; None: the file does not say.
+        velocity_filter_s: time constant of that low-pass; 0: none.
+        randomization: all of it, as a YAML in config/randomization would say it; None: nothing
+            differed from the robot's MJCF.
+    """
+
+    command_delay_s: float
+    observation_filter: str
+    state_delay_s: float | None = None
+    velocity_filter_s: float = 0.0
+    randomization: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -47,13 +49,42 @@ def load_dataclass(cls: type[T], path: str | Path) -> T:
     """Build the dataclass ``cls`` from a YAML file.
 
     Raises:
-        ConfigError: names the file, the field and what was expected of it.
+        ConfigError: names the file, the line, the field and what was expected of it.
     """
     data = load_yaml(path)
-    try:
+    with errors_in(path):
         return from_mapping(cls, data)
+
+
+@contextmanager
+def errors_in(path: str | Path) -> Iterator[None]:
+    """Put the YAML file and the line before the text of any ``ConfigError`` raised within.
+
+    The text has to start with the path of a field; the line is that of the last part of it which
+    the file has, and is left out where it has none.
+    """
+    try:
+        yield
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        line = _line_of(Path(path), str(error))
+        raise ConfigError(f"{path}:{f'{line}:' if line else ''} {error}") from error
+
+
+def _line_of(path: Path, text: str) -> int | None:
+    """Line of the field that ``text`` begins with (``joints[2].velocity_rad_s: ...``)."""
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    line = None
+    for part in re.split(r"[.\[\]:]+\s*", text):
+        if isinstance(node, yaml.MappingNode):
+            found = {key.value: (key, value) for key, value in node.value}.get(part)
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            found = (node.value[int(part)],) * 2
+        else:
+            found = None
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
 
 
 def from_mapping(cls: type[T], data: Any, where: str = "") -> T:

@@ -21,6 +21,7 @@ from smfp_core.collector import (
     Collector,
     episode_seed,
     make_env,
+    set_training,
     sizes,
 )
 from smfp_core.config import TrainConfig
@@ -46,6 +47,7 @@ class Trainer:
         self.env = make_env(config.env_id, config.env_kwargs)
         keep_contract(folder, self.env)
         self.eval_env = make_env(config.env_id, config.env_kwargs)
+        set_training(self.eval_env, config.seed)
         n_obs, self.n_act = sizes(self.env)
         self.agent = make_agent(config, n_obs, self.n_act)
         self.replay = ReplayBuffer(

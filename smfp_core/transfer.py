@@ -186,12 +186,13 @@ def report(arguments: Arguments, console: Console) -> dict[str, Any]:
     """
     policy = PolicyFile.load(arguments.policy)
     config = from_mapping(TrainConfig, policy.metadata.training.config)
+    keywords = {k: v for k, v in config.env_kwargs.items() if k != "randomization"}
     seeds = [episode_seed(arguments.seed, EVALUATION, i) for i in range(arguments.episodes)]
     period_s = policy.action.control_period_s
     rows: list[Row] = []
     differences: list[Difference] = []
     for plant in arguments.plants:
-        env = make_env(config.env_id, {**config.env_kwargs, "plant": str(plant)})
+        env = make_env(config.env_id, {**keywords, "plant": str(plant)})
         cases, offline = through_gymnasium(env, policy, seeds)
         steps = env.spec.max_episode_steps if env.spec else None
         env.close()

@@ -38,6 +38,7 @@ from smfp_core.reference import Reference, ReferenceLimits, action_to_command
 from smfp_core.robot import RobotConfig, load_robot
 from smfp_core.specs import (
     ActionSpec,
+    ControlAssumptions,
     FloatArray,
     ObservationField,
     ObservationSpec,
@@ -48,6 +49,8 @@ from smfp_sim.arm import Kinematics, SimulationDiverged
 from smfp_sim.episode import Settling, Trajectory
 from smfp_sim.plant import IDEAL, load_plant
 from smfp_sim.plant_arm import PlantArm, make_arm
+from smfp_sim.randomization import Randomization, control_assumptions
+from smfp_sim.randomized_arm import RandomizedArm, make_randomized_arm
 
 FAILURE_PENALTY = 1.0
 _START_ATTEMPTS = 1000
@@ -77,6 +80,8 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         render_mode: None or "rgb_array".
         plant: name or path of a YAML that says how far the robot is from the ideal one. The
             policy then sees what is measured; distance, reward and success are of the true arm.
+        randomization: name or path of a YAML that says how the robot differs from episode to
+            episode, in place of a plant.
 
     ``reset(options=...)`` takes ``joint_position`` [n] (rad), ``goal`` [3] (m, base frame),
     ``plant_seed`` of the plant's randomness, ``hold_ticks``: control periods for which the arm is
@@ -98,12 +103,18 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         robot: str | Path | RobotConfig = "ur5e",
         render_mode: str | None = None,
         plant: str | Path | None = None,
+        randomization: str | Path | None = None,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
         self.render_mode = render_mode
         self.robot = robot if isinstance(robot, RobotConfig) else load_robot(robot)
-        self.arm = make_arm(self.robot, IDEAL if plant is None else load_plant(plant))
+        if randomization is None:
+            self.arm = make_arm(self.robot, IDEAL if plant is None else load_plant(plant))
+        elif plant is None:
+            self.arm = make_randomized_arm(self.robot, randomization)
+        else:
+            raise ValueError("plant, randomization: give one; the latter's file can have a plant")
         self._is_plant = isinstance(self.arm, PlantArm)
         self.trajectory: Trajectory | None = None
         self._kinematics = Kinematics(self.arm.arm)
@@ -145,6 +156,22 @@ class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             self.robot.name,
             self.robot.mjcf_sha256,
         )
+
+    def control_assumptions(self) -> ControlAssumptions | None:
+        """What a policy file states of the arm's plant; None if the arm is the ideal one."""
+        if isinstance(self.arm, RandomizedArm):
+            return control_assumptions(self.arm.randomization)
+        if isinstance(self.arm, PlantArm):
+            return control_assumptions(Randomization((), self.arm.plant))
+        return None
+
+    def set_training(self, seed: int, steps: int | None = None) -> None:
+        """Randomise, from the next reset on, as training ``seed`` does after ``steps``.
+
+        None: after its curriculum.
+        """
+        if isinstance(self.arm, RandomizedArm):
+            self.arm.set_training(seed, steps)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -50,4 +50,4 @@ def test_a_wrong_plant_is_refused_by_file_and_field(tmp_path: Path) -> None:
     plant.write_text("payload: {weight_kg: 1.0}\n")
     result = transfer(POLICY, "--plants", plant, "--episodes", 1)
     assert result.returncode == 1
-    assert "odd.yaml: payload.weight_kg: unknown key" in result.stderr
+    assert "odd.yaml:1: payload.weight_kg: unknown key" in result.stderr

@@ -311,8 +311,8 @@ def test_a_plant_that_diverges_ends_the_episode_with_a_message(
 )
 def test_a_wrong_file_is_refused_by_file_and_field(tmp_path: Path, text: str, named: str) -> None:
     file = tmp_path / "wrong.yaml"
-    file.write_text(text + "\n")
-    with pytest.raises(ConfigError, match=rf"wrong\.yaml: {named}"):
+    file.write_text(f"# An arm.\n{text}\n")
+    with pytest.raises(ConfigError, match=rf"wrong\.yaml:2: {named}"):
         load_plant(file)
 
 
