@@ -20,7 +20,6 @@ from onnx import TensorProto, helper, numpy_helper
 from smfp_core.export import write_policy_file
 from smfp_core.policy_file import (
     SCHEMA,
-    ControlAssumptions,
     GoldenVectors,
     PolicyMetadata,
     RobotBinding,
@@ -28,7 +27,7 @@ from smfp_core.policy_file import (
 )
 from smfp_core.resources import share_path
 from smfp_core.robot import load_robot
-from smfp_core.specs import ObservationField, ObservationSpec
+from smfp_core.specs import ControlAssumptions, ObservationField, ObservationSpec
 
 
 def write_robot(path: Path) -> None:

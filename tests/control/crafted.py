@@ -11,14 +11,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from smfp_core.policy_file import (
     SCHEMA,
-    ControlAssumptions,
     GoldenVectors,
     PolicyMetadata,
     RobotBinding,
     TrainingRecord,
 )
 from smfp_core.robot import RobotConfig
-from smfp_core.specs import ActionSpec, ObservationField, ObservationSpec
+from smfp_core.specs import ActionSpec, ControlAssumptions, ObservationField, ObservationSpec
 
 
 def observation_of(robot: RobotConfig) -> ObservationSpec:
@@ -76,6 +75,7 @@ def write_policy(
     spoilt: bool = False,
     action: ActionSpec | None = None,
     robot_name: str | None = None,
+    control: ControlAssumptions | None = None,
 ) -> Path:
     """Seal a linear policy [n_obs, n_act] for ``robot`` as a file."""
     # torch comes with this import, and is wanted only where files are written.
@@ -87,7 +87,7 @@ def write_policy(
         observation=observation_of(robot),
         action=action or robot.action_spec(),
         robot=RobotBinding(robot_name or robot.name, robot.mjcf_sha256),
-        control=ControlAssumptions(0.0, "none"),
+        control=control or ControlAssumptions(0.0, "none"),
         deterministic_noise=(0.0,) * n_act,
         training=TrainingRecord("crafted", 0, 0, "unknown", {}),
         # All zeros in, all zeros out: every linear policy passes its own check.

@@ -9,6 +9,8 @@ from lockstep import joint_state
 
 from smfp_control.faults import FaultKind
 from smfp_control.joint_state import JointStateReader, PublisherWatch
+from smfp_sim.plant import Encoder
+from smfp_sim.plant_arm import EncoderModel
 
 NAMES = ("a", "b", "c")
 MS = 1_000_000
@@ -79,6 +81,23 @@ def test_missing_velocities_without_stamps_use_the_time_of_arrival(
     reader.accept(joint_state(NAMES, [1, 2, 3]), 10 * MS)
     reader.accept(joint_state(NAMES, [1.004, 2, 3]), 14 * MS)
     np.testing.assert_allclose(reader.velocity, [1, 0, 0], atol=1e-9)
+
+
+def test_missing_velocities_go_through_the_filter_of_training(reader: JointStateReader) -> None:
+    reader.velocity_filter_s = 0.02
+    rng = np.random.default_rng(0)
+    encoder = EncoderModel(Encoder(velocity="difference", velocity_filter_s=0.02), len(NAMES))
+    q = np.array([1.0, 2.0, 3.0])
+    encoder.reset(q, rng)
+    reader.accept(joint_state(NAMES, q.tolist(), stamp_ns=1000 * MS), 1)
+    for k in range(1, 30):
+        q = q + 0.001 * rng.standard_normal(3)
+        encoder.read(q, np.zeros(3), 0.002, rng)
+        reader.accept(joint_state(NAMES, q.tolist(), stamp_ns=(1000 + 2 * k) * MS), 1 + k)
+        np.testing.assert_allclose(reader.velocity, encoder.velocity, rtol=1e-9, atol=1e-12)
+    # A driver that sends velocities is believed.
+    reader.accept(joint_state(NAMES, q.tolist(), [7, 8, 9], stamp_ns=2000 * MS), 99)
+    assert reader.velocity == [7, 8, 9]
 
 
 def test_messages_that_are_not_newer_do_not_count_as_fresh(reader: JointStateReader) -> None:

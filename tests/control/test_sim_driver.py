@@ -12,6 +12,7 @@ from smfp_control.sim_driver import SimulatedDriver
 from smfp_core.robot import RobotConfig, Workspace
 from smfp_core.strict import ConfigError
 from smfp_sim.clearance import ClearanceModel
+from smfp_sim.randomized_arm import make_randomized_arm
 
 PERIOD_S = 0.002
 
@@ -133,3 +134,26 @@ def test_a_physics_rate_that_does_not_fit_is_refused_by_name(robot: RobotConfig)
         SimulatedDriver(robot, PERIOD_S, physics_rate_hz=700.0)
     fine = SimulatedDriver(robot, PERIOD_S, physics_rate_hz=1000.0)
     assert fine.arm.arm.timestep_s == pytest.approx(0.001)
+
+
+def test_a_randomised_arm_is_the_one_of_training_to_the_bit(robot: RobotConfig) -> None:
+    driver = SimulatedDriver(robot, PERIOD_S, randomization="realistic", seed=5)
+    arm = make_randomized_arm(robot, "realistic", seed=5)
+    arm.reset(robot.home_rad, 5)
+    plants = [arm.plant]
+    assert driver.plant == arm.plant
+    for k in range(1200):
+        q = robot.home_rad + 0.2 * np.sin(0.002 * k)
+        driver.take_position(q)
+        driver.advance()
+        arm.command_position(q)
+        arm.step(PERIOD_S)
+        arm.sample()
+        np.testing.assert_array_equal(driver.arm.joint_position, arm.joint_position)
+        np.testing.assert_array_equal(driver.arm.measured_velocity, arm.measured_velocity)
+        if arm.plant != plants[-1]:
+            plants.append(arm.plant)
+    assert driver.plant == arm.plant and len(plants) > 1
+    driver.reset()
+    arm.reset(robot.home_rad)
+    assert driver.plant == arm.plant and arm.plant not in plants

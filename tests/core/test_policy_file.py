@@ -12,8 +12,14 @@ import onnx
 import pytest
 
 from smfp_core.agents.smfp import SmfpAgent
+from smfp_core.collector import make_env
+from smfp_core.config import TrainConfig
+from smfp_core.contract import contract_of
+from smfp_core.export import policy_graph, policy_metadata, write_policy_file
 from smfp_core.policy_file import METADATA_KEY, PolicyFile, PolicyFileError, digest, seal
+from smfp_core.resources import share_path
 from smfp_core.robot import load_robot
+from smfp_core.specs import ControlAssumptions
 
 
 def rewritten(path: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -53,6 +59,32 @@ def test_loading_for_the_robot_it_was_trained_for(policy_path: Path):
     assert policy.robot_name == "ur5e"
     assert policy.action.ticks_per_action == 10
     assert policy.sha256 == digest(policy_path.read_bytes())
+
+
+def test_a_file_says_what_was_randomised_and_older_ones_need_not(
+    policy_path: Path, reach_agent: SmfpAgent, small_config: TrainConfig, tmp_path: Path
+):
+    contract = contract_of(make_env(small_config.env_id, {"randomization": "realistic"}))
+    golden = PolicyFile.load(policy_path).metadata.golden
+    metadata = policy_metadata(
+        reach_agent, small_config, contract, np.zeros(6, np.float32), golden, 0, "test"
+    )
+    path = tmp_path / "randomized.onnx"
+    write_policy_file(path, policy_graph(reach_agent), metadata)
+    control = PolicyFile.load(path).metadata.control
+    assert control.state_delay_s == pytest.approx(0.024)
+    assert control.velocity_filter_s == 0.02
+    entry = control.randomization["randomize"][0]
+    assert (entry["field"], entry["range"]) == ("command.delay_s", [0.0, 0.02])
+
+    def forget(data: dict[str, Any]) -> None:
+        for key in ("state_delay_s", "velocity_filter_s", "randomization"):
+            del data["control"][key]
+
+    older = PolicyFile.load(rewritten(policy_path, tmp_path / "older.onnx", forget))
+    assert older.metadata.control == ControlAssumptions(0.0, "none")
+    shipped = PolicyFile.load(share_path("config/policies/ur5e_reach.onnx"))
+    assert shipped.metadata.control.state_delay_s is None
 
 
 def test_importing_and_loading_needs_no_torch(policy_path: Path):

@@ -181,6 +181,7 @@ class ControlLoop:
             np.zeros((3, n)),
         )
         self._runner = self._next_runner = runner
+        self.reader.velocity_filter_s = runner.velocity_filter_s
         self._goal: FloatArray | None = None
         self._tracked: FloatArray | None = None
         self._begun = self._stopping = False
@@ -239,6 +240,7 @@ class ControlLoop:
         self._next_runner = runner
         if not self._begun:
             self._runner = runner
+            self.reader.velocity_filter_s = runner.velocity_filter_s
 
     def request_stop(self) -> None:
         """Ramp to rest; ``tick`` returns False once the reference stands still."""
@@ -419,6 +421,7 @@ class ControlLoop:
             self._goal = None
         if self._next_runner is not self._runner:
             self._runner, self._phase = self._next_runner, 0
+            self.reader.velocity_filter_s = self._runner.velocity_filter_s
         goal = None if self._stopping else self._goal
         if goal is not self._tracked:
             self._tracked, self._phase = goal, 0

@@ -54,6 +54,8 @@ class JointStateReader:
         delay_ns: how much later than the promptest so far the last stamped message came. The
             clocks of driver and computer need not agree, and may drift by 0.1 percent.
         accepted, out_of_order: counts of messages.
+        velocity_filter_s: time constant of a low-pass of velocities that the driver leaves to the
+            reader to differentiate; 0: none.
     """
 
     def __init__(self, joint_names: Sequence[str]) -> None:
@@ -64,6 +66,7 @@ class JointStateReader:
         self._ordered = False
         self.position = self.velocity = self.previous_position = [0.0] * n
         self.out_of_order = 0
+        self.velocity_filter_s = 0.0
         self.clear()
 
     def clear(self) -> None:
@@ -176,8 +179,14 @@ class JointStateReader:
             return [0.0] * len(position)
         if elapsed_ns <= 0:
             return self.velocity
+        elapsed_s = elapsed_ns * 1e-9
         rows = zip(position, self.position, strict=True)
-        return [(new - old) / (elapsed_ns * 1e-9) for new, old in rows]
+        difference = [(new - old) / elapsed_s for new, old in rows]
+        if not self.velocity_filter_s:
+            return difference
+        share = elapsed_s / (self.velocity_filter_s + elapsed_s)
+        pairs = zip(difference, self.velocity, strict=True)
+        return [old + share * (new - old) for new, old in pairs]
 
 
 class PublisherWatch:

@@ -280,6 +280,11 @@ class SimNodeParameters(RobotParameters):
         "How far the robot is from the ideal one: the name of a plant in config/plants, or the "
         "path of a YAML file",
     )
+    randomization: str = _parameter(
+        "",
+        "How the robot differs from one reset to the next, in place of a plant: the name of a file "
+        "in config/randomization, or the path of one. Empty: it does not",
+    )
     lockstep: bool = _parameter(
         False,
         "Wait for the command that answers a joint state before the next step, and step as fast "

@@ -114,7 +114,7 @@ def _make_runner(
         parameters.seed,
         parameters.noise_redraw,
     )
-    return PolicyRunner(policy, noise)
+    return PolicyRunner(policy, noise, policy.metadata.control.velocity_filter_s)
 
 
 class PolicyNode(LifecycleNode, RunnableNode):
@@ -163,6 +163,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         self.get_logger().info(
             f"configured: {self._configured.robot.name} with {self._policy_text()}"
         )
+        self._announce_training()
         self._report("inactive")
         return _SUCCESS
 
@@ -282,6 +283,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self.create_timer(1.0 / parameters.status_rate_hz, self._report),
             self.create_timer(1.0, lambda: self._publish_diagnostics(diagnostics)),
             self.create_timer(_WATCH_PERIOD_S, self._watch_controller),
+            self.create_timer(_WATCH_PERIOD_S, self._watch_delay),
         )
 
         def release() -> None:
@@ -542,8 +544,42 @@ class PolicyNode(LifecycleNode, RunnableNode):
             time.sleep(0.001)
         self._refusal = ""
         self.get_logger().info(f"policy: {self._policy_text()}")
+        self._announce_training()
         self._report()
         return None
+
+    def _announce_training(self) -> None:
+        """Say what delay and filtering the policy was trained with, if its file does."""
+        assert self._configured is not None
+        control = self._configured.policy.metadata.control
+        if control.state_delay_s is None:
+            return
+        text = (
+            f"trained with commands up to {control.command_delay_s * 1e3:g} ms and joint states "
+            f"up to {control.state_delay_s * 1e3:g} ms late"
+        )
+        if control.velocity_filter_s:
+            text += (
+                f", velocities behind a low-pass of {control.velocity_filter_s * 1e3:g} ms, which "
+                "is applied here where the driver sends none"
+            )
+        self.get_logger().info(text)
+
+    def _watch_delay(self) -> None:
+        """A policy that sees older states than in training may oscillate: say so."""
+        if self._configured is None or self._thread is None:
+            return
+        trained_s = self._configured.policy.metadata.control.state_delay_s
+        # Without a limit the stamps are not to be judged by.
+        if trained_s is None or not self._configured.parameters.state_delay_limit_s:
+            return
+        late_s = self._configured.loop.reader.delay_ns * 1e-9
+        if late_s > trained_s:
+            self.get_logger().warning(
+                f"joint states come {late_s * 1e3:.0f} ms late, and the policy was trained with "
+                f"up to {trained_s * 1e3:g} ms: mend the network, or train with more",
+                throttle_duration_sec=5.0,
+            )
 
     # Reports.
 

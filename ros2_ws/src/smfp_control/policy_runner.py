@@ -41,15 +41,18 @@ class PolicyRunner:
     Args:
         policy: verified for the robot.
         noise: its noise.
+        velocity_filter_s: time constant of the low-pass that velocities went through in training;
+            0: none.
 
     Attributes:
         observed_ns: when the last observation was complete, by ``time.perf_counter_ns``.
         heading: velocity [n] (rad/s) that the present action asks for; a new list each time.
     """
 
-    def __init__(self, policy: Policy, noise: NoiseSource) -> None:
+    def __init__(self, policy: Policy, noise: NoiseSource, velocity_filter_s: float = 0.0) -> None:
         self.policy = policy
         self.noise = noise
+        self.velocity_filter_s = velocity_filter_s
         self.ticks_per_action = policy.action.ticks_per_action
         limits = ReferenceLimits.of(policy.action)
         self._bounds = VelocityBounds(limits, policy.action.control_period_s)

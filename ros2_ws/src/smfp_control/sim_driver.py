@@ -10,9 +10,11 @@ import numpy as np
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
 from smfp_core.strict import ConfigError
+from smfp_sim.arm import SimulatedArm
 from smfp_sim.clearance import ClearanceModel
 from smfp_sim.plant import IDEAL, Plant
-from smfp_sim.plant_arm import make_arm
+from smfp_sim.plant_arm import PlantArm, make_arm
+from smfp_sim.randomized_arm import make_randomized_arm
 
 # Simulated time that one call makes up for at most: after a long stall of the computer the robot
 # is a little behind the clock rather than stuck in computing.
@@ -31,9 +33,11 @@ class SimulatedDriver:
             ``real_time_factor``.
         physics_rate_hz: of the physics steps; 0 for the MJCF's own timestep.
         start_pose: ``home``, ``random``, or joint positions separated by commas.
-        seed: of random poses, and of the plant.
+        seed: of random poses, and of the plant or what is drawn of it.
         real_time_factor: simulated seconds in a period, over the period.
         plant: how far the arm is from the ideal one.
+        randomization: name or path of how it differs from reset to reset, in place of a plant;
+            empty: it does not.
 
     Raises:
         ConfigError: names what does not fit.
@@ -48,13 +52,18 @@ class SimulatedDriver:
         seed: int = 0,
         real_time_factor: float = 1.0,
         plant: Plant = IDEAL,
+        randomization: str = "",
     ) -> None:
-        self.arm = make_arm(robot, plant, 1.0 / physics_rate_hz if physics_rate_hz else None)
-        timestep_s = self.arm.arm.timestep_s
-        ratio = period_s / timestep_s
+        timestep_s: float | None = 1.0 / physics_rate_hz if physics_rate_hz else None
+        self.arm: SimulatedArm
+        if randomization:
+            self.arm = make_randomized_arm(robot, randomization, timestep_s, seed)
+        else:
+            self.arm = make_arm(robot, plant, timestep_s)
+        ratio = period_s / self.arm.arm.timestep_s
         if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
             raise ConfigError(
-                f"physics_rate_hz: {1.0 / timestep_s:g} is not a whole multiple of the "
+                f"physics_rate_hz: {ratio / period_s:g} is not a whole multiple of the "
                 f"publish rate {1.0 / period_s:g}"
             )
         self.robot = robot
@@ -68,6 +77,11 @@ class SimulatedDriver:
         self._to: FloatArray = self._from
         self._segment_s = self._left_s = 0.0
         self.reset()
+
+    @property
+    def plant(self) -> Plant:
+        """What the arm is behind now."""
+        return self.arm.plant if isinstance(self.arm, PlantArm) else IDEAL
 
     def reset(self, pose: FloatArray | None = None, plant_seed: int | None = None) -> None:
         """Stand still at ``pose`` [n] (rad), by default the start pose: a random one is drawn anew.

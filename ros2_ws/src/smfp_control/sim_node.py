@@ -64,6 +64,8 @@ class SimNode(RunnableNode):
         parameters = declared.read()
         robot = load_robot(parameters.robot)
         rate_hz = parameters.publish_rate_hz or robot.control_rate_hz
+        if parameters.randomization and parameters.plant != "ideal":
+            raise ParameterError("plant, randomization: give one; the latter's file has a plant")
         if parameters.lockstep and parameters.real_time_factor != 1.0:
             raise ParameterError("real_time_factor: under lockstep the policy node sets the pace")
         self.driver = SimulatedDriver(
@@ -74,6 +76,7 @@ class SimNode(RunnableNode):
             parameters.seed,
             parameters.real_time_factor,
             load_plant(parameters.plant),
+            parameters.randomization,
         )
         # Services change the driver between two periods, never during one.
         self._lock = threading.Lock()
@@ -104,7 +107,7 @@ class SimNode(RunnableNode):
         # In lock-step: called after each period, in the physics thread; False pauses.
         self.on_period: Callable[[], bool] = lambda: True
         self._period_ns = round(1e9 / rate_hz)
-        self._clock_error = load_plant(parameters.plant).clock
+        self._clock_error = self.driver.plant.clock
         self._pending: Any = None
         self._ticks = 0
         self._published_ns = 0
@@ -118,7 +121,8 @@ class SimNode(RunnableNode):
         freeze_garbage()
         self._thread.start()
         pace = "in lock-step" if self._lockstep else f"at {rate_hz:g} Hz"
-        self.get_logger().info(f"simulating {robot.name} {pace}, plant {parameters.plant}")
+        kind = parameters.randomization or f"plant {parameters.plant}"
+        self.get_logger().info(f"simulating {robot.name} {pace}, {kind}")
 
     def close(self) -> None:
         """Stop stepping."""
