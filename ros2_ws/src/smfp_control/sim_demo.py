@@ -227,8 +227,6 @@ def _open_page(options: argparse.Namespace, console: Console) -> Child | None:
     """Start the live page and print its address; None where there is to be none."""
     installed = importlib.util.find_spec("viser") is not None
     if options.view is False or (options.view is None and not installed):
-        if options.goals == 0:
-            console.print("no live page: send goals to /policy_node/goal")
         return None
     locked = ["--locked"] if options.goals else []
     page = Child(
@@ -249,8 +247,9 @@ def _open_page(options: argparse.Namespace, console: Console) -> Child | None:
     return page
 
 
-def _drive(demo: Demo, options: argparse.Namespace) -> None:
+def _drive(demo: Demo, options: argparse.Namespace, console: Console) -> None:
     if options.goals == 0:
+        console.print("ready: drag the goal's handle on the page, or send goals; Ctrl-C ends")
         with contextlib.suppress(KeyboardInterrupt):
             demo.follow()
         return
@@ -285,7 +284,7 @@ def _run(options: argparse.Namespace, robot: RobotConfig, console: Console) -> S
             demo = Demo(robot, nodes, lambda scene: live.update(scene.table(title)))
             try:
                 demo.await_ready()
-                _drive(demo, options)
+                _drive(demo, options, console)
             finally:
                 demo.close()
         return demo.scene
