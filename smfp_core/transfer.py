@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a policy does on robots that are not the one it was trained on.
+"""How policies do on robots that are not the one they were trained on.
 
     python -m smfp_core.transfer config/policies/ur5e_reach.onnx --plants config/plants/*.yaml
 
@@ -39,12 +39,13 @@ _MOST_S = 3600.0
 
 @dataclass(frozen=True)
 class Row:
-    """One policy on one plant, one way.
+    """One policy on one plant, one way; ``policy`` is the stem of its file's name.
 
     ``interventions`` are those of the safety filter, None through gymnasium, which has no filter.
     ``faults`` counts episodes with one: of the policy node, or physics that diverged.
     """
 
+    policy: str
     plant: str
     via: Literal["gymnasium", "ros"]
     episodes: int
@@ -62,6 +63,7 @@ class Row:
 class Difference:
     """What ROS 2 changed on one plant: ``equal`` counts trajectories that agree in every bit."""
 
+    policy: str
     plant: str
     equal: int
     episodes: int
@@ -70,6 +72,7 @@ class Difference:
 
 
 def _row(
+    policy: str,
     plant: str,
     via: Literal["gymnasium", "ros"],
     results: list[dict[str, Any]],
@@ -77,6 +80,7 @@ def _row(
     period_s: float,
 ) -> Row:
     return Row(
+        policy,
         plant,
         via,
         len(results),
@@ -93,8 +97,9 @@ def _row(
 
 def _line(row: Row) -> str:
     return (
-        f"{row.plant} through {row.via}: {row.success_rate:.1%} of {row.episodes}, median error "
-        f"{1e3 * row.median_error_m:.1f} mm, {row.real_time_factor:g} times real time"
+        f"{row.policy} on {row.plant} through {row.via}: {row.success_rate:.1%} of "
+        f"{row.episodes}, median error {1e3 * row.median_error_m:.1f} mm, "
+        f"{row.real_time_factor:g} times real time"
     )
 
 
@@ -162,10 +167,10 @@ def through_ros(
 
 @dataclass
 class Arguments:
-    """Run a policy on robots that are not ideal, through gymnasium and through ROS 2."""
+    """Run policies on robots that are not ideal, through gymnasium and through ROS 2."""
 
-    policy: Annotated[Path, tyro.conf.Positional]
-    """Policy file, .onnx."""
+    policies: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Policy files, .onnx."""
     plants: tuple[Path, ...]
     """YAML files of the plants."""
     episodes: int = 100
@@ -176,6 +181,8 @@ class Arguments:
     """Of the episodes."""
     json: Path | None = None
     """Also write the report to this file."""
+    add: bool = False
+    """Keep what that file says of other policies."""
 
 
 def report(arguments: Arguments, console: Console) -> dict[str, Any]:
@@ -184,11 +191,27 @@ def report(arguments: Arguments, console: Console) -> dict[str, Any]:
     Raises:
         ConfigError: a plant's file is wrong, or ROS 2 could not be used.
     """
-    policy = PolicyFile.load(arguments.policy)
+    measured_by = to_mapping(here("smfp_core.transfer"))
+    whole: dict[str, Any] = {"seed": arguments.seed, "policies": []}
+    whole |= {"rows": [], "ros_minus_gymnasium": []}
+    for path in arguments.policies:
+        policy = PolicyFile.load(path)
+        rows, differences = _measure(policy, arguments, console)
+        origin = {"policy": str(path), "sha256": policy.sha256, "measured_by": measured_by}
+        whole["policies"].append(origin)
+        whole["rows"] += [asdict(row) for row in rows]
+        whole["ros_minus_gymnasium"] += [asdict(difference) for difference in differences]
+    return whole
+
+
+def _measure(
+    policy: PolicyFile, arguments: Arguments, console: Console
+) -> tuple[list[Row], list[Difference]]:
+    """One policy on all plants."""
     config = from_mapping(TrainConfig, policy.metadata.training.config)
     keywords = {k: v for k, v in config.env_kwargs.items() if k != "randomization"}
     seeds = [episode_seed(arguments.seed, EVALUATION, i) for i in range(arguments.episodes)]
-    period_s = policy.action.control_period_s
+    name, period_s = policy.path.stem, policy.action.control_period_s
     rows: list[Row] = []
     differences: list[Difference] = []
     for plant in arguments.plants:
@@ -196,18 +219,19 @@ def report(arguments: Arguments, console: Console) -> dict[str, Any]:
         cases, offline = through_gymnasium(env, policy, seeds)
         steps = env.spec.max_episode_steps if env.spec else None
         env.close()
-        rows.append(_row(plant.stem, "gymnasium", offline, None, period_s))
+        rows.append(_row(name, plant.stem, "gymnasium", offline, None, period_s))
         console.print(_line(rows[-1]), highlight=False)
         if steps is None or arguments.ros_episodes == 0:
             continue
         cases = cases[: arguments.ros_episodes]
-        answer = through_ros(arguments.policy, policy.robot_name, plant, steps, cases)
+        answer = through_ros(policy.path, policy.robot_name, plant, steps, cases)
         online = answer["results"]
-        rows.append(_row(plant.stem, "ros", online, answer["interventions"], period_s))
+        rows.append(_row(name, plant.stem, "ros", online, answer["interventions"], period_s))
         console.print(_line(rows[-1]), highlight=False)
-        same = _row(plant.stem, "gymnasium", offline[: len(online)], None, period_s)
+        same = _row(name, plant.stem, "gymnasium", offline[: len(online)], None, period_s)
         differences.append(
             Difference(
+                name,
                 plant.stem,
                 sum(a["sha256"] == b["sha256"] for a, b in zip(offline, online, strict=False)),
                 len(online),
@@ -215,22 +239,33 @@ def report(arguments: Arguments, console: Console) -> dict[str, Any]:
                 rows[-1].median_error_m - same.median_error_m,
             )
         )
-    return {
-        "policy": str(arguments.policy),
-        "policy_sha256": policy.sha256,
-        "seed": arguments.seed,
-        "rows": [asdict(row) for row in rows],
-        "ros_minus_gymnasium": [asdict(difference) for difference in differences],
-    }
+    return rows, differences
+
+
+def added(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The report ``old`` with that of other policies, or of the same measured anew.
+
+    Raises:
+        ConfigError: they are of other episodes.
+    """
+    if old.get("seed") != new["seed"] or "policies" not in old:
+        raise ConfigError("--add: the file's episodes have another --seed, or it is no report")
+    again = {Path(origin["policy"]).stem for origin in new["policies"]}
+    kept = {"policies": [o for o in old["policies"] if Path(o["policy"]).stem not in again]}
+    for name in ("rows", "ros_minus_gymnasium"):
+        kept[name] = [row for row in old[name] if row["policy"] not in again]
+    return {"seed": new["seed"]} | {name: rows + new[name] for name, rows in kept.items()}
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table()
-    table.add_column("plant", no_wrap=True)
+    for name in ("policy", "plant"):
+        table.add_column(name, no_wrap=True)
     for name in ("via", "episodes", "success", "median error", "peak rad/s", "peak rad/s2"):
         table.add_column(name, justify="right")
-    for r in rows:
+    for r in sorted(rows, key=lambda r: (r["plant"], r["via"])):
         table.add_row(
+            r["policy"],
             r["plant"],
             r["via"],
             str(r["episodes"]),
@@ -247,21 +282,26 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m smfp_core.transfer")
     console = Console(stderr=True)
     try:
-        record = report(arguments, console)
+        if arguments.add and (arguments.json is None or not arguments.json.is_file()):
+            raise ConfigError("--add: needs --json with a file that is there")
+        record = measured = report(arguments, console)
+        if arguments.add and arguments.json:
+            record = added(json.loads(arguments.json.read_text(encoding="utf-8")), measured)
     except ValueError as error:
         sys.exit(f"error: {error}")
     Console().print(_table(record["rows"]))
     if arguments.json:
-        record = {"measured_by": to_mapping(here("smfp_core.transfer")), **record}
         write_atomically(arguments.json, json.dumps(record, indent=1) + "\n")
-    causes = {r["plant"] for r in record["rows"] if r["interventions"] or r["faults"]}
+    causes = {
+        (r["policy"], r["plant"]) for r in measured["rows"] if r["interventions"] or r["faults"]
+    }
     unequal = [
-        d["plant"]
-        for d in record["ros_minus_gymnasium"]
-        if d["equal"] < d["episodes"] and d["plant"] not in causes
+        f"{d['policy']} on {d['plant']}"
+        for d in measured["ros_minus_gymnasium"]
+        if d["equal"] < d["episodes"] and (d["policy"], d["plant"]) not in causes
     ]
     if unequal:
-        sys.exit(f"error: gymnasium and ROS 2 differ without a cause on: {', '.join(unequal)}")
+        sys.exit(f"error: gymnasium and ROS 2 differ without a cause: {', '.join(unequal)}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def test_the_report_has_both_ways_and_their_difference(tmp_path: Path) -> None:
     assert (gymnasium["interventions"], ros["interventions"]) == (None, 0)
     (difference,) = report["ros_minus_gymnasium"]
     assert difference == {
+        "policy": "ur5e_reach",
         "plant": "realistic_payload",
         "equal": 1,
         "episodes": 1,
@@ -51,3 +52,27 @@ def test_a_wrong_plant_is_refused_by_file_and_field(tmp_path: Path) -> None:
     result = transfer(POLICY, "--plants", plant, "--episodes", 1)
     assert result.returncode == 1
     assert "odd.yaml:1: payload.weight_kg: unknown key" in result.stderr
+
+
+def test_policies_stand_side_by_side_and_are_added_to_a_report(tmp_path: Path) -> None:
+    out, other = tmp_path / "report.json", tmp_path / "other.onnx"
+    other.write_bytes(POLICY.read_bytes())
+    plants = [ROOT / f"config/plants/{name}.yaml" for name in ("ideal", "bad")]
+    common = ("--episodes", 1, "--ros-episodes", 0, "--json", out)
+    result = transfer(POLICY, other, "--plants", plants[0], *common)
+    assert result.returncode == 0, result.stderr
+    one, two = json.loads(out.read_text())["rows"]
+    assert (one["policy"], two["policy"]) == ("ur5e_reach", "other")
+    assert one["median_error_m"] == two["median_error_m"]
+    result = transfer(other, "--plants", *plants, *common, "--add")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(out.read_text())
+    assert [(r["policy"], r["plant"]) for r in report["rows"]] == [
+        ("ur5e_reach", "ideal"),
+        ("other", "ideal"),
+        ("other", "bad"),
+    ]
+    assert [Path(origin["policy"]).stem for origin in report["policies"]] == ["ur5e_reach", "other"]
+    assert all(origin["measured_by"]["git_revision"] for origin in report["policies"])
+    result = transfer(other, "--plants", plants[0], *common, "--add", "--seed", 1)
+    assert result.returncode == 1 and "another --seed" in result.stderr
