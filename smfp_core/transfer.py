@@ -259,9 +259,9 @@ def added(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table()
-    for name in ("policy", "plant"):
+    for name in ("policy", "plant", "via"):
         table.add_column(name, no_wrap=True)
-    for name in ("via", "episodes", "success", "median error", "peak rad/s", "peak rad/s2"):
+    for name in ("episodes", "success", "median error", "peak rad/s", "peak rad/s2"):
         table.add_column(name, justify="right")
     for r in sorted(rows, key=lambda r: (r["plant"], r["via"])):
         table.add_row(
@@ -289,7 +289,7 @@ def main() -> None:
             record = added(json.loads(arguments.json.read_text(encoding="utf-8")), measured)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    Console().print(_table(record["rows"]))
+    Console(width=None if sys.stdout.isatty() else 120).print(_table(record["rows"]))
     if arguments.json:
         write_atomically(arguments.json, json.dumps(record, indent=1) + "\n")
     causes = {
