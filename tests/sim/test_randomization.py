@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from smfp_core.collector import Collector, make_env
-from smfp_core.contract import contract_of
+from smfp_core.contract import contract_of, keep_contract
 from smfp_core.robot import RobotConfig, load_robot
-from smfp_core.strict import from_mapping, load_dataclass, to_mapping
+from smfp_core.strict import ConfigError, from_mapping, load_dataclass, to_mapping
 from smfp_sim.arm import SimulatedArm
 from smfp_sim.episode import Trajectory
 from smfp_sim.plant import Channel, Encoder, Joints, Payload, Plant, Servo, load_plant
@@ -299,6 +299,18 @@ def test_the_contract_states_what_was_randomised_and_the_ideal_arm_nothing() -> 
     assert fixed.randomization["randomize"] == []
     assert fixed.state_delay_s == pytest.approx(0.03)
     assert from_mapping(Plant, fixed.randomization["plant"]) == load_plant("bad")
+
+
+def test_a_run_goes_on_with_its_own_randomisation_alone(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    text = "randomize: [{field: mass_factor, range: [0.9, 1.1], operation: scale}]\n"
+    file.write_text(text)
+    keywords = {"randomization": str(file)}
+    for _ in range(2):
+        keep_contract(tmp_path, make_env(TASK, keywords))
+    file.write_text(text.replace("1.1", "1.2"))
+    with pytest.raises(ConfigError, match=r"contract\.json: control changed since this run"):
+        keep_contract(tmp_path, make_env(TASK, keywords))
 
 
 def test_noise_and_lateness_that_are_drawn_are_what_is_measured(robot: RobotConfig) -> None:
