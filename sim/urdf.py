@@ -104,8 +104,8 @@ class _Exporter:
             self._origin(inertial, body, _pose(model.body_ipos[body], model.body_iquat[body]))
             ET.SubElement(inertial, "mass", value=_words(model.body_mass[body : body + 1]))
             x, y, z = (repr(float(value)) for value in model.body_inertia[body])
-            zeros = {"ixy": "0", "ixz": "0", "iyz": "0"}
-            ET.SubElement(inertial, "inertia", ixx=x, iyy=y, izz=z, **zeros)
+            tensor = {"ixx": x, "iyy": y, "izz": z, "ixy": "0", "ixz": "0", "iyz": "0"}
+            ET.SubElement(inertial, "inertia", tensor)
         for geom in np.flatnonzero(model.geom_bodyid == body):
             if body and model.geom_group[geom] <= _LAST_SHOWN_GROUP:
                 self._add_shapes(link, "visual", int(geom))
@@ -147,7 +147,8 @@ class _Exporter:
             moved = _pose(model.mesh_pos[mesh], model.mesh_quat[mesh])
             path = self._mesh_path(mesh)
             scale = _words(model.mesh_scale[mesh])
-            yield np.linalg.inv(moved), ET.Element("mesh", filename=path.as_uri(), scale=scale)
+            back = np.linalg.inv(moved).astype(np.float64)
+            yield back, ET.Element("mesh", filename=path.as_uri(), scale=scale)
 
     def _mesh_path(self, mesh: int) -> Path:
         name = self._model.paths[int(self._model.mesh_pathadr[mesh]) :].split(b"\0")[0].decode()

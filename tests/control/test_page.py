@@ -254,16 +254,19 @@ def test_the_demonstration_opens_the_page_and_takes_it_down(policy_path: Path) -
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    address = re.findall(r"http://127\.0\.0\.1:\d+", line)[0]
-    assert urlopen(address, timeout=10).status == 200
-    # Until the demonstration waits for goals, it is not yet what is to be ended in order.
-    while "ready" not in line:
+    try:
+        assert process.stderr is not None
         line = process.stderr.readline()
-        assert line, "it ended"
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+        address = re.findall(r"http://127\.0\.0\.1:\d+", line)[0]
+        assert urlopen(address, timeout=10).status == 200
+        # Until the demonstration waits for goals, it is not yet what is to be ended in order.
+        while "ready" not in line:
+            line = process.stderr.readline()
+            assert line, "it ended"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 0, err
     assert json.loads(out)["goals"] == 0
     with pytest.raises(OSError):

@@ -18,7 +18,9 @@ from smfp_core.specs import FloatArray
 _WINDOW_S = 20.0
 _PLOT_PERIOD_S = 0.2
 _TEXT_PERIOD_S = 0.1
-_PLOT_HEIGHT = 140
+_PLOT_HEIGHT = 180
+# Upper ends of a scale that follows its values.
+_STEPS = tuple(digit * 10.0**power for power in range(-1, 4) for digit in (1, 2, 5))
 _COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
 
 WARNING = (
@@ -34,29 +36,51 @@ class Curves:
         server: of the page.
         title: of the plot, with the unit.
         names: of its curves.
+        bounds: of the scale; None: from zero to what the values need.
     """
 
-    def __init__(self, server: viser.ViserServer, title: str, names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        server: viser.ViserServer,
+        title: str,
+        names: tuple[str, ...],
+        bounds: tuple[float, float] | None = None,
+    ) -> None:
         rows = round(_WINDOW_S / _PLOT_PERIOD_S)
         self._rows: deque[tuple[float, ...]] = deque(maxlen=rows)
         series = [uplot.Series(label="s")]
         for name, colour in zip(names, _COLOURS * (1 + len(names) // len(_COLOURS)), strict=False):
             series.append(uplot.Series(label=name, stroke=colour, width=1.5))
+        self._bounds = bounds
         self._handle = server.gui.add_uplot(
             tuple(np.zeros(2) for _ in series),
             tuple(series),
             title=title,
-            scales={"x": uplot.Scale(time=False)},
+            scales=_scales(bounds or (0.0, _STEPS[0])),
             legend=uplot.Legend(show=False),
             height=_PLOT_HEIGHT,
         )
+        self._top = _STEPS[0]
 
     def add(self, now_s: float, values: tuple[float, ...]) -> None:
         """A point of every curve at ``now_s``; values that are not finite leave a gap."""
         self._rows.append((now_s, *values))
-        if len(self._rows) > 1:
-            table = np.array(self._rows)
-            self._handle.data = tuple(np.ascontiguousarray(column) for column in table.T)
+        if len(self._rows) < 2:
+            return
+        table = np.array(self._rows)
+        if self._bounds is None:
+            # Not left to the browser: a value that is not finite would take its scale with it.
+            seen = table[:, 1:]
+            most = float(np.max(seen[np.isfinite(seen)], initial=0.0))
+            top = next((step for step in _STEPS if step >= most), most)
+            if top != self._top:
+                self._top = top
+                self._handle.scales = _scales((0.0, top))
+        self._handle.data = tuple(np.ascontiguousarray(column) for column in table.T)
+
+
+def _scales(bounds: tuple[float, float]) -> dict[str, uplot.Scale]:
+    return {"x": uplot.Scale(time=False), "y": uplot.Scale(range=bounds)}
 
 
 class Panel:
@@ -90,7 +114,9 @@ class Panel:
         limits = client.robot.limits
         self._velocity_limit = limits.velocity
         self._error = Curves(server, "goal error (mm)", ("error",))
-        self._velocity = Curves(server, "joint velocity (% of the limit)", client.robot.joint_names)
+        self._velocity = Curves(
+            server, "joint velocity (% of the limit)", client.robot.joint_names, (-100.0, 100.0)
+        )
         self._period = Curves(server, "period error (ms), last 8 s", ("p50", "p99"))
 
     def update(self, goal_text: str) -> None:
