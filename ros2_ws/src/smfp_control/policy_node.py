@@ -13,108 +13,49 @@ from __future__ import annotations
 
 import smfp_control.environment  # noqa: F401 isort: skip
 
-import dataclasses
 import math
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import JointState
 from std_srvs.srv import SetBool, Trigger
 
-from smfp_control.commands import VelocityFollower, create_command_publisher
-from smfp_control.control_loop import ControlLoop, LoopSettings, LoopState
+from smfp_control.assembly import Assembly, assemble, make_runner
+from smfp_control.control_loop import ControlLoop, LoopState
 from smfp_control.faults import Fault, FaultKind, FaultLatch
-from smfp_control.joint_state import PublisherWatch
-from smfp_control.lockstep import EagerThread, StateFollower
-from smfp_control.noise import NoiseSource
+from smfp_control.lockstep import EagerThread
 from smfp_control.parameters import (
     DeclaredParameters,
     ParameterError,
     PolicyNodeParameters,
     help_text,
 )
-from smfp_control.path_guard import PathGuard
 from smfp_control.periodic import PeriodicThread
 from smfp_control.policy_runner import PolicyRunner
-from smfp_control.polling import create_polled_subscription
 from smfp_control.process import RunnableNode, freeze_garbage, run_node
 from smfp_control.realtime import RealtimeSettings
-from smfp_control.safety import SafetyFilter, StateMonitor
-from smfp_control.status import STATUS_QOS, StatusSnapshot, loop_diagnostics
-from smfp_core.policy_file import PolicyFile, PolicyFileError
-from smfp_core.resources import share_path
-from smfp_core.robot import RobotConfig, load_robot
+from smfp_control.status import (
+    STATUS_QOS,
+    StatusSnapshot,
+    later_than_trained,
+    loop_diagnostics,
+    trained_with,
+)
+from smfp_core.policy_file import PolicyFileError
 from smfp_core.strict import ConfigError
-from smfp_sim.arm import ArmModel, Kinematics
-from smfp_sim.clearance import ClearanceModel
 
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-# Every message of a burst is taken; the newest counts.
-_STATE_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT
-)
 _AUTOSTART_PERIOD_S = 0.2
 _AUTOSTART_WAIT_S = 0.1
 _SWAP_S = 1.0
 _WATCH_PERIOD_S = 0.1
-
-
-def find_policy(name_or_path: str) -> Path:
-    """Path of a policy file given by name (in config/policies) or by path.
-
-    Raises:
-        ParameterError: there is none.
-    """
-    if not name_or_path:
-        raise ParameterError("policy_path: not set; give a name in config/policies or a path")
-    if name_or_path.endswith(".onnx"):
-        return Path(name_or_path)
-    try:
-        return share_path(f"config/policies/{name_or_path}.onnx")
-    except FileNotFoundError as error:
-        raise ParameterError(
-            f"policy_path: '{name_or_path}' is no shipped policy, and no path of an .onnx file "
-            f"({error})"
-        ) from error
-
-
-@dataclasses.dataclass
-class _Configured:
-    """What a configured node holds; gone after cleanup."""
-
-    parameters: PolicyNodeParameters
-    robot: RobotConfig
-    loop: ControlLoop
-    commands: Publisher
-    release: Callable[[], None]
-
-    @property
-    def policy(self) -> PolicyFile:
-        """The policy that is sampled now."""
-        return cast(PolicyFile, self.loop.runner.policy)
-
-
-def _make_runner(
-    parameters: PolicyNodeParameters, policy_path: str, robot: RobotConfig
-) -> PolicyRunner:
-    policy = PolicyFile.load(find_policy(policy_path), robot)
-    noise = NoiseSource(
-        policy.deterministic_noise,
-        parameters.noise_scale,
-        parameters.seed,
-        parameters.noise_redraw,
-    )
-    return PolicyRunner(policy, noise, policy.metadata.control.velocity_filter_s)
 
 
 class PolicyNode(LifecycleNode, RunnableNode):
@@ -130,8 +71,8 @@ class PolicyNode(LifecycleNode, RunnableNode):
         self._clear_statistics = False
         self._had_controller = False
         self._latch = FaultLatch()
-        self._configured: _Configured | None = None
-        self._lockstep: StateFollower | None = None
+        self._configured: Assembly | None = None
+        self._free: Callable[[], None] = lambda: None
         self._thread: PeriodicThread | None = None
         self._lifecycle = "unconfigured"
         self._refusal = ""
@@ -209,66 +150,10 @@ class PolicyNode(LifecycleNode, RunnableNode):
         self._report("unconfigured" if transition == "configure" else "inactive")
         return _FAILURE
 
-    def _configure(self) -> _Configured:
+    def _configure(self) -> Assembly:
         parameters = self._declared.read()
-        robot = load_robot(parameters.robot)
-        if parameters.control_rate_hz:
-            robot = dataclasses.replace(robot, control_rate_hz=parameters.control_rate_hz)
-        arm = ArmModel(robot)
-        period_s = 1.0 / robot.control_rate_hz
-        guard = PathGuard(
-            ClearanceModel(robot, arm.model),
-            robot.limits.acceleration,
-            period_s,
-            parameters.collision_margin_m,
-            parameters.tool_speed_limit_m_s,
-            parameters.collision_check,
-        )
-        runner = _make_runner(parameters, parameters.policy_path, robot)
-        interface = parameters.command_interface or robot.command_interface
-        publishers = PublisherWatch()
-        states, take = create_polled_subscription(
-            self,
-            JointState,
-            parameters.joint_states_topic or robot.topics.joint_states,
-            _STATE_QOS,
-            publishers.take,
-        )
-        self._lockstep = StateFollower(take) if parameters.lockstep else None
-        follower = VelocityFollower(robot, parameters.velocity_position_gain)
-        commands, send = create_command_publisher(
-            self,
-            robot,
-            interface,
-            parameters.command_topic or getattr(robot.topics, interface),
-            follower,
-            lambda: loop.reader.position if loop.correctable else None,
-        )
-        loop = ControlLoop(
-            robot,
-            runner,
-            Kinematics(arm),
-            LoopSettings(
-                parameters.state_timeout_s,
-                parameters.deadline_miss_limit,
-                parameters.deadline_window_s,
-                parameters.state_delay_limit_s,
-                parameters.blend_ratio,
-                parameters.blend_time_s,
-            ),
-            StateMonitor(
-                robot,
-                parameters.velocity_tolerance,
-                parameters.tracking_error_rad,
-                parameters.state_jump_rad,
-            ),
-            self._latch,
-            self._lockstep.take if self._lockstep else take,
-            send,
-            lambda: self._thread.misses if self._thread else 0,
-            SafetyFilter(robot.limits, period_s, guard, parameters.jerk_limit_rad_s3),
-            publishers,
-            lambda: interface != "forward_velocity" or follower.settled,
+        made = assemble(
+            self, parameters, self._latch, lambda: self._thread.misses if self._thread else 0
         )
         diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         goals = self.create_subscription(PoseStamped, "~/goal", self._on_goal, 10)
@@ -291,12 +176,12 @@ class PolicyNode(LifecycleNode, RunnableNode):
                 self.destroy_timer(timer)
             for service in services:
                 self.destroy_service(service)
-            for subscription in (goals, states):
-                self.destroy_subscription(subscription)
-            for publisher in (commands, diagnostics):
-                self.destroy_publisher(publisher)
+            self.destroy_subscription(goals)
+            self.destroy_publisher(diagnostics)
+            made.release(self)
 
-        return _Configured(parameters, robot, loop, commands, release)
+        self._free = release
+        return made
 
     def _activate(self, timeout_s: float) -> TransitionCallbackReturn:
         assert self._configured is not None
@@ -324,15 +209,16 @@ class PolicyNode(LifecycleNode, RunnableNode):
             return not (problems and parameters.realtime_required)
 
         period_s = 1.0 / self._configured.robot.control_rate_hz
-        if self._lockstep is None:
+        lockstep = self._configured.lockstep
+        if lockstep is None:
             thread = PeriodicThread("control", period_s, self._tick, parameters.overrun, prepare)
         else:
-            self._lockstep.restart()
+            lockstep.restart()
             thread = EagerThread(
                 "control",
                 period_s,
                 self._tick,
-                self._lockstep.due,
+                lockstep.due,
                 prepare,
                 lambda: self._latch.estop_pressed,
             )
@@ -392,7 +278,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
 
     def _release(self) -> None:
         if self._configured is not None:
-            self._configured.release()
+            self._free()
             self._configured = None
 
     def _start_by_itself(self) -> None:
@@ -522,7 +408,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         """A runner for the file, or the reason why it cannot be used here."""
         assert self._configured is not None
         try:
-            runner = _make_runner(self._configured.parameters, policy_path, self._configured.robot)
+            runner = make_runner(self._configured.parameters, policy_path, self._configured.robot)
         except (ParameterError, PolicyFileError) as error:
             return None, str(error)
         return runner, None
@@ -551,35 +437,20 @@ class PolicyNode(LifecycleNode, RunnableNode):
     def _announce_training(self) -> None:
         """Say what delay and filtering the policy was trained with, if its file does."""
         assert self._configured is not None
-        control = self._configured.policy.metadata.control
-        if control.state_delay_s is None:
-            return
-        text = (
-            f"trained with commands up to {control.command_delay_s * 1e3:g} ms and joint states "
-            f"up to {control.state_delay_s * 1e3:g} ms late"
-        )
-        if control.velocity_filter_s:
-            text += (
-                f", velocities behind a low-pass of {control.velocity_filter_s * 1e3:g} ms, which "
-                "is applied here where the driver sends none"
-            )
-        self.get_logger().info(text)
+        text = trained_with(self._configured.policy.metadata.control)
+        if text:
+            self.get_logger().info(text)
 
     def _watch_delay(self) -> None:
         """A policy that sees older states than in training may oscillate: say so."""
         if self._configured is None or self._thread is None:
             return
-        trained_s = self._configured.policy.metadata.control.state_delay_s
         # Without a limit the stamps are not to be judged by.
-        if trained_s is None or not self._configured.parameters.state_delay_limit_s:
-            return
-        late_s = self._configured.loop.reader.delay_ns * 1e-9
-        if late_s > trained_s:
-            self.get_logger().warning(
-                f"joint states come {late_s * 1e3:.0f} ms late, and the policy was trained with "
-                f"up to {trained_s * 1e3:g} ms: mend the network, or train with more",
-                throttle_duration_sec=5.0,
-            )
+        if self._configured.parameters.state_delay_limit_s:
+            delay_s = self._configured.loop.reader.delay_ns * 1e-9
+            text = later_than_trained(self._configured.policy.metadata.control, delay_s)
+            if text:
+                self.get_logger().warning(text, throttle_duration_sec=5.0)
 
     # Reports.
 

@@ -42,9 +42,9 @@ from rich.markup import escape
 from rich.table import Table
 from sensor_msgs.msg import JointState
 
+from smfp_control.assembly import find_policy
 from smfp_control.commands import COMMAND_QOS, command_type
 from smfp_control.parameters import ParameterError, PolicyNodeParameters
-from smfp_control.policy_node import find_policy
 from smfp_control.polling import create_polled_subscription
 from smfp_control.preflight_checks import (
     Controller,

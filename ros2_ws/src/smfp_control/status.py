@@ -15,6 +15,7 @@ from smfp_control.control_loop import ControlLoop, LoopState
 from smfp_control.faults import Fault
 from smfp_control.periodic import PeriodicThread
 from smfp_control.safety import KINDS
+from smfp_core.specs import ControlAssumptions
 
 # Late subscribers (``ros2 topic echo``) get the present status at once.
 STATUS_QOS = QoSProfile(
@@ -112,3 +113,29 @@ def loop_diagnostics(
     values["safety_last_obstruction"] = loop.safety_filter.reason
     values["safety_interventions"] = str(sum(statistics.interventions.values()))
     return _pairs(values)
+
+
+def trained_with(control: ControlAssumptions) -> str:
+    """What delay and filtering a policy was trained with; empty if its file does not say."""
+    if control.state_delay_s is None:
+        return ""
+    text = (
+        f"trained with commands up to {control.command_delay_s * 1e3:g} ms and joint states "
+        f"up to {control.state_delay_s * 1e3:g} ms late"
+    )
+    if control.velocity_filter_s:
+        text += (
+            f", velocities behind a low-pass of {control.velocity_filter_s * 1e3:g} ms, which "
+            "is applied here where the driver sends none"
+        )
+    return text
+
+
+def later_than_trained(control: ControlAssumptions, delay_s: float) -> str:
+    """That joint states come later than in training; empty if not, or if nothing is known of it."""
+    if control.state_delay_s is None or delay_s <= control.state_delay_s:
+        return ""
+    return (
+        f"joint states come {delay_s * 1e3:.0f} ms late, and the policy was trained with "
+        f"up to {control.state_delay_s * 1e3:g} ms: mend the network, or train with more"
+    )
