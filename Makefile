@@ -7,7 +7,7 @@ VIEW ?= 1
 ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
-EXECUTABLES := policy_node sim_node sim_demo preflight view
+EXECUTABLES := policy_node sim_node sim_demo preflight view markers_node
 
 # What the environment is made of; a change installs anew.
 PINS := setup.py setup.cfg pyproject.toml constraints.txt

@@ -19,7 +19,7 @@ FOLDERS = {
 }
 DATA = {
     "launch": {".py"},
-    "config": {".yaml", ".json", ".onnx"},
+    "config": {".yaml", ".json", ".onnx", ".rviz"},
     "sim/robots": {".xml", ".stl", ".obj", ".png", ".txt", ".md"},
 }
 ROOT = Path(__file__).resolve().parent
@@ -153,6 +153,7 @@ setup(
             "sim_demo = smfp_control.sim_demo:main",
             "preflight = smfp_control.preflight:main",
             "view = smfp_control.view:main",
+            "markers_node = smfp_control.markers_node:main",
         ],
     },
 )

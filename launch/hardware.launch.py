@@ -18,11 +18,11 @@ emergency stop. `ros2 launch smfp_control hardware.launch.py --show-args` lists 
 from launch.actions import DeclareLaunchArgument
 
 from launch import LaunchDescription
-from smfp_control.launching import common_arguments, policy_node
+from smfp_control.launching import common_arguments, markers_node, policy_node
 
 
 def generate_launch_description() -> LaunchDescription:
-    """One node; its end ends the launch."""
+    """One node, whose end ends the launch; and, where asked for, the markers."""
     return LaunchDescription(
         [
             *common_arguments("hardware.yaml", autostart=False),
@@ -43,5 +43,7 @@ def generate_launch_description() -> LaunchDescription:
                 description="Commands out; empty: as the robot description says",
             ),
             policy_node("command_interface", "joint_states_topic", "command_topic"),
+            # Drivers publish the description of the arm that they drive.
+            markers_node(False, "joint_states_topic"),
         ]
     )

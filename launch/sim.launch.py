@@ -4,6 +4,7 @@
     ros2 launch smfp_control sim.launch.py
     ros2 launch smfp_control sim.launch.py robot:=ur5e policy:=/path/to/policy.onnx
     ros2 launch smfp_control sim.launch.py namespace:=left autostart:=false
+    ros2 launch smfp_control sim.launch.py markers:=true    # for RViz and Foxglove
 
 Then send a goal (base frame, metres):
 
@@ -18,11 +19,18 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
-from smfp_control.launching import PACKAGE, common_arguments, end_launch, policy_node, typed
+from smfp_control.launching import (
+    PACKAGE,
+    common_arguments,
+    end_launch,
+    markers_node,
+    policy_node,
+    typed,
+)
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Two nodes; the end of either ends the launch."""
+    """Two nodes, the end of either ends the launch; and, where asked for, the markers."""
     return LaunchDescription(
         [
             *common_arguments("sim.yaml", autostart=True),
@@ -39,5 +47,6 @@ def generate_launch_description() -> LaunchDescription:
                 on_exit=end_launch,
             ),
             policy_node(),
+            markers_node(publish_description=True),
         ]
     )

@@ -25,7 +25,7 @@ FOLDERS = {
     "smfp_control": "ros2_ws/src/smfp_control",
 }
 DATA = ("config", "launch", "sim/robots")
-EXECUTABLES = {"policy_node", "sim_node", "sim_demo", "preflight", "view"}
+EXECUTABLES = {"policy_node", "sim_node", "sim_demo", "preflight", "view", "markers_node"}
 SUPPORTED_PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 # Run elsewhere than in the repository, so that nothing is found through the working folder.

@@ -95,6 +95,12 @@ def test_sim_launch_without_autostart_waits_to_be_asked(bench: Bench, policy_pat
         assert bench.transition("configure") and bench.transition("activate")
 
 
+def test_markers_come_where_they_are_asked_for(bench: Bench, policy_path: Path) -> None:
+    with launched(bench, "sim.launch.py", f"policy:={policy_path}", "markers:=true"):
+        bench.until(lambda: bench.node.count_publishers("markers_node/markers"), "the markers")
+        bench.until(lambda: bench.node.count_publishers("robot_description"), "the description")
+
+
 def test_hardware_launch_starts_unconfigured_and_takes_its_arguments(
     bench: Bench, policy_path: Path
 ) -> None:

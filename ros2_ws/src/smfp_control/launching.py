@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from launch.actions import DeclareLaunchArgument, Shutdown
+from launch.conditions import IfCondition
 from launch.events.process import ProcessExited
 from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
@@ -55,6 +56,12 @@ def common_arguments(config: str, autostart: bool) -> list[DeclareLaunchArgument
             choices=["true", "false"],
             description="Bring the policy node to active unasked; leave it off on hardware",
         ),
+        DeclareLaunchArgument(
+            "markers",
+            default_value="false",
+            choices=["true", "false"],
+            description="Publish goal and predicted path for RViz and Foxglove",
+        ),
     ]
 
 
@@ -77,4 +84,29 @@ def policy_node(*text_arguments: str) -> LifecycleNode:
             },
         ],
         on_exit=end_launch,
+    )
+
+
+def markers_node(publish_description: bool, *text_arguments: str) -> Node:
+    """The node that RViz and Foxglove listen to, where asked for; its end ends nothing else.
+
+    Args:
+        publish_description: off where the robot's driver has ``robot_description`` of its own.
+        text_arguments: further arguments of the same names as its parameters.
+    """
+    return Node(
+        package=PACKAGE,
+        executable="markers_node",
+        name="markers_node",
+        namespace=LaunchConfiguration("namespace"),
+        output="screen",
+        condition=IfCondition(LaunchConfiguration("markers")),
+        parameters=[
+            {
+                "robot": typed("robot", str),
+                "policy_path": typed("policy", str),
+                "publish_description": publish_description,
+                **{name: typed(name, str) for name in text_arguments},
+            }
+        ],
     )
