@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from bench import Bench
+from std_srvs.srv import Trigger
 
 from smfp_control.isolation import shared_memory_of
 
@@ -28,9 +31,13 @@ KEYS = [
 ]
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
+def start(
+    *arguments: object, environment: dict[str, object] | None = None
+) -> subprocess.Popen[str]:
+    added = {name: str(value) for name, value in (environment or {}).items()}
     return subprocess.Popen(
         [sys.executable, "-m", "smfp_control.sim_demo", "--no-view", *map(str, arguments)],
+        env={**os.environ, **added},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,3 +124,29 @@ def test_killing_it_leaves_no_process_behind(policy_path: Path) -> None:
     while any(map(running, children)):
         assert time.monotonic() < end, "the nodes outlived the demonstration"
         time.sleep(0.1)
+
+
+def test_who_gives_a_goal_up_or_stops_the_arm_is_waited_for(bench: Bench) -> None:
+    # Whatever is called from here comes from a person: they decide when it goes on.
+    process = start("--goals", 3, "--timeout", 12, environment={"ROS_DOMAIN_ID": bench.domain_id})
+    try:
+        bench.until(lambda: bench.status.get("goal_m"), "the first goal")
+        goal = bench.status["goal_m"]
+        bench.call(Trigger, "policy_node/hold", Trigger.Request())
+        bench.spin(14.0)
+        assert bench.status["goal_m"] == "", "it sent a goal although somebody gave one up"
+        bench.send_goal(goal.split())
+        bench.until(lambda: bench.status["goal_m"] not in ("", goal), "the second goal")
+
+        bench.estop(True)
+        bench.until_state("estop")
+        bench.spin(4.0)
+        assert bench.status["fault"] == "estop"
+        bench.estop(False)
+        bench.until(lambda: bench.reset().success, "the reset")
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    report = json.loads(out)
+    assert (report["goals"], report["reached"], report["faults"]) == (3, 2, 1)
+    assert process.returncode == 1

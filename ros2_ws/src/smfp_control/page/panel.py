@@ -95,7 +95,9 @@ class Panel:
     def __init__(self, server: viser.ViserServer, client: RobotClient, note: str = "") -> None:
         self._client = client
         self._note = note
+        # Given up by Pause, for Go on; and what the node pursued when last looked at.
         self._held: FloatArray | None = None
+        self._pursued: FloatArray | None = None
         self._start_s = time.monotonic()
         self._next_text_s = self._next_plot_s = 0.0
         gui = server.gui
@@ -138,21 +140,21 @@ class Panel:
         self._client.request("hold")
 
     def _go_on(self) -> None:
-        goal, self._held = self._held, None
-        if goal is not None:
-            self._client.send_goal(goal)
+        if self._held is not None:
+            self._client.send_goal(self._held)
 
     def _offer(self) -> None:
         """Grey out what would be refused. The stop is never greyed out."""
         seen = self._client.seen
         fault = seen.status.get("fault", "none")
-        if seen.goal is not None:
+        if seen.goal is not None and self._pursued is None:
             self._held = None
+        self._pursued = seen.goal
         offers = (
             (self._release, fault == FaultKind.ESTOP.value),
             (self._reset, fault != "none"),
             (self._hold, seen.goal is not None),
-            (self._resume, self._held is not None and fault == "none"),
+            (self._resume, self._held is not None and seen.goal is None and fault == "none"),
         )
         for button, offered in offers:
             if button.disabled == offered:
