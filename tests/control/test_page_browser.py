@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium"),
 ]
 
-WIDTH, HEIGHT = 1000, 600
+WIDTH, HEIGHT = 860, 500
 # A browser that draws without a GPU, beside other work.
 PATIENCE_MS = 120_000
 
@@ -49,10 +49,14 @@ def pixel(point: np.ndarray) -> tuple[float, float]:
 
 
 @pytest.fixture
-def browser() -> Iterator[Any]:
+def browser(tmp_path: Path) -> Iterator[Any]:
+    # It draws without a GPU, which takes all the cores there are; the nodes come first.
+    gentle = tmp_path / "gentle"
+    gentle.write_text(f'#!/bin/sh\nexec nice -n 5 {CHROMIUM} "$@"\n')
+    gentle.chmod(0o755)
     with playwright.sync_playwright() as session:
         browser = session.chromium.launch(
-            executable_path=CHROMIUM,
+            executable_path=gentle,
             # Without a GPU, and as root in a container.
             args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
         )
@@ -75,7 +79,14 @@ class Person:
         self._bench = bench
         self.page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         self.page.set_default_timeout(PATIENCE_MS)
-        self.page.goto(address)
+        self._address = address
+        self.opens()
+
+    def opens(self) -> None:
+        """Load the page, perhaps again; the camera is where it is at first."""
+        self.page.goto(self._address)
+        self.sees("E-STOP")
+        self.sees(re.compile("state"))
 
     def sees(self, text: str | re.Pattern[str]) -> None:
         self.page.get_by_text(text).first.wait_for()
@@ -83,8 +94,24 @@ class Person:
     def clicks(self, button: str) -> None:
         self.page.get_by_role("button", name=button, exact=True).click()
 
-    def drags(self, handle: np.ndarray, way: np.ndarray) -> None:
-        """Pull the handle's arrow of an axis by ``way`` along that axis; [3] m each."""
+    def drags(self, handle: np.ndarray, way: np.ndarray, done: Callable[[], Any]) -> None:
+        """Pull the handle's arrow of an axis by ``way`` along that axis, [3] m each.
+
+        Who misses the arrow, because the picture was not up to date, turns the camera instead;
+        they begin anew.
+        """
+        for attempt in range(3):
+            if attempt:
+                self.opens()
+            self._pulls(handle, way)
+            end = time.monotonic() + 10.0
+            while time.monotonic() < end:
+                self._bench.spin(0.1)
+                if done():
+                    return
+        raise AssertionError(f"dragged in vain; status {self._bench.status}")
+
+    def _pulls(self, handle: np.ndarray, way: np.ndarray) -> None:
         # There are no arrows against the axes.
         grip = handle + 0.15 * np.abs(way) / np.linalg.norm(way)
         mouse = self.page.mouse
@@ -101,7 +128,7 @@ class Person:
 
     def picture(self) -> np.ndarray:
         """What is left of the panel and below the notices."""
-        area = {"x": 0, "y": 190, "width": 650, "height": HEIGHT - 190}
+        area = {"x": 0, "y": 190, "width": 510, "height": HEIGHT - 190}
         return imageio.imread(self.page.screenshot(clip=area), extension=".png").astype(float)
 
 
@@ -127,23 +154,28 @@ def test_a_person_drags_the_goal_and_the_arm_goes_there_until_they_stop_it(
     assert bench.status["goal_m"] == "", "opening the page sent a goal"
     before = person.picture()
 
-    person.drags(tool, 0.07 * up)
+    person.drags(tool, 0.07 * up, lambda: bench.status["goal_m"])
     goal = goal_of(bench)
     assert goal == pytest.approx(tool + 0.07 * up, abs=0.02)
     bench.until(lambda: bench.goal_error_m(goal) < 0.02, "the arm at the goal")
     assert np.abs(person.picture() - before).max() > 50, "the page does not show that it moved"
 
-    person.drags(goal, 0.6 * outwards)
-    person.sees(re.compile("not a goal: goal out of reach"))
+    unreachable = person.page.get_by_text(re.compile("not a goal: goal out of reach"))
+    person.drags(goal, 0.6 * outwards, lambda: unreachable.first.is_visible())
     bench.spin(0.5)
     assert goal_of(bench) == pytest.approx(goal, abs=1e-3), "an unreachable goal was sent"
 
-    person.drags(goal, -0.15 * up)
-    bench.until(lambda: goal_of(bench)[2] < goal[2] - 0.08, "the lower goal")
+    person.drags(goal, -0.15 * up, lambda: goal_of(bench)[2] < goal[2] - 0.08)
     lower = goal_of(bench)
+    person.clicks("Pause")
+    bench.until(lambda: not bench.status["goal_m"], "the goal given up")
+    person.clicks("Go on")
+    assert goal_of(bench) == pytest.approx(lower, abs=1e-5)
     person.clicks("E-STOP")
     bench.until_state("estop")
     person.sees(re.compile("FAULT estop"))
+    # The reference stands still then, and the servos settle on it.
+    bench.spin(0.5)
     rest = bench.joint_position()
     bench.send_goal(goal)
     bench.spin(1.0)
