@@ -139,6 +139,7 @@ setup(
             "playwright>=1.45",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ray>=2.40",
             "ruff>=0.8",
             "setuptools<80",
