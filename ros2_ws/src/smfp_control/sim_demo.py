@@ -249,8 +249,8 @@ def _open_page(options: argparse.Namespace, console: Console) -> Child | None:
 
 def _drive(demo: Demo, options: argparse.Namespace, console: Console) -> None:
     if options.goals == 0:
-        console.print("ready: drag the goal's handle on the page, or send goals; Ctrl-C ends")
         with contextlib.suppress(KeyboardInterrupt):
+            console.print("ready: drag the goal's handle on the page, or send goals; Ctrl-C ends")
             demo.follow()
         return
     rng = np.random.default_rng(options.seed)
