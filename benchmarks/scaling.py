@@ -32,6 +32,7 @@ from smfp_core.atomic import write_atomically
 from smfp_core.config import TrainConfig
 from smfp_core.provenance import here
 from smfp_core.replay import Batch, ReplayBuffer
+from smfp_core.seeds import stacked
 from smfp_core.strict import ConfigError, to_mapping
 
 matplotlib.use("Agg")
@@ -67,13 +68,6 @@ def seeds_of(config: TrainConfig, seeds: int) -> Call:
     agents = [make_agent(replace(config, seed=i), _OBSERVATION, _ACTION) for i in range(seeds)]
     state = {name: torch.stack([a.state[name] for a in agents]) for name in agents[0].state}
     batch = Batch(*(torch.stack([part] * seeds) for part in batch_of(config.batch_size)))
-
-    def stacked(items: list[Any]) -> Any:
-        if isinstance(items[0], torch.Tensor):
-            return torch.stack(items)
-        parts = [stacked(list(part)) for part in zip(*items, strict=True)]
-        kind = type(items[0])
-        return kind(*parts) if hasattr(items[0], "_fields") else tuple(parts)
 
     def learn(state: Any, batch: Batch, noise: Any) -> Any:
         return agents[0].learn(state, batch, noise, True)

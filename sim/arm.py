@@ -51,6 +51,12 @@ def _compile(path: str, change: Callable[[mujoco.MjSpec], None] | None) -> mujoc
     return spec.compile()
 
 
+def is_position_servo(model: mujoco.MjModel, drive: int) -> bool:
+    """Whether an actuator pulls its joint to the position that it is given."""
+    stiffness = model.actuator_gainprm[drive, 0]
+    return bool(stiffness > 0.0 and model.actuator_biasprm[drive, 1] == -stiffness)
+
+
 class ArmModel:
     """A robot's compiled MJCF and the indices of its joints, drives and tool; read-only, shareable.
 
@@ -130,8 +136,7 @@ class ArmModel:
                 f"joint '{joint.name}' must have one actuator in the MJCF, has {len(drives)}",
             )
         drive = int(drives[0])
-        stiffness = model.actuator_gainprm[drive, 0]
-        if stiffness <= 0.0 or model.actuator_biasprm[drive, 1] != -stiffness:
+        if not is_position_servo(model, drive):
             raise self._error(
                 f"{field}.name", f"the actuator of '{joint.name}' is not a position servo"
             )

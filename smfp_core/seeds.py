@@ -95,14 +95,14 @@ class SeedTrainer:
     def _explore(self) -> list[Any]:
         agents = [t.agent for t in self.trainers]
         observations = [t.agent.normal_row(t.collector.observation) for t in self.trainers]
-        noise = _stack([agent.draw_explore(1) for agent in agents])
+        noise = stacked([agent.draw_explore(1) for agent in agents])
         actions = torch.vmap(self._agent.explore)(self.state, torch.stack(observations), noise)
         return list(actions[:, 0].cpu().numpy())
 
     def _update(self) -> None:
         agents = [t.agent for t in self.trainers]
-        batch = _stack([t.agent.prepared(t.draw_batch()) for t in self.trainers])
-        noise = _stack([agent.draw(self._agent.config.batch_size) for agent in agents])
+        batch = stacked([t.agent.prepared(t.draw_batch()) for t in self.trainers])
+        noise = stacked([agent.draw(self._agent.config.batch_size) for agent in agents])
         metrics = self._step(batch, noise, self._agent.acts_next)
         for i, trainer in enumerate(self.trainers):
             trainer.metrics = trainer.agent.updated({k: v[i] for k, v in metrics.items()})
@@ -117,10 +117,10 @@ class SeedTrainer:
         return metrics
 
 
-def _stack(items: list[Any]) -> Any:
+def stacked(items: list[Any]) -> Any:
     """Tensors, or equal tuples of them, with a leading dimension over ``items``."""
     first = items[0]
     if isinstance(first, Tensor):
         return torch.stack(items)
-    parts = [_stack(list(part)) for part in zip(*items, strict=True)]
+    parts = [stacked(list(part)) for part in zip(*items, strict=True)]
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)

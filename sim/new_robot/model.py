@@ -20,6 +20,7 @@ import numpy as np
 from smfp_core.atomic import write_atomically
 from smfp_core.robot import RobotConfigError
 from smfp_core.specs import FloatArray
+from smfp_sim.arm import is_position_servo
 
 # What makers of models call the tool, likeliest first.
 _TOOL_NAMES = (
@@ -245,15 +246,6 @@ def _urdf_velocities(path: Path) -> dict[str, float]:
     return found
 
 
-def _is_servo(model: mujoco.MjModel, drive: int, effort_nm: float) -> bool:
-    stiffness = model.actuator_gainprm[drive, 0]
-    return bool(
-        stiffness > 0.0
-        and model.actuator_biasprm[drive, 1] == -stiffness
-        and np.allclose(model.actuator_forcerange[drive], (-effort_nm, effort_nm))
-    )
-
-
 def _add_servos(found: Survey, model: mujoco.MjModel, joints: Sequence[int]) -> None:
     """A position servo for every joint that has none, in place of what drives it."""
     added = []
@@ -261,7 +253,11 @@ def _add_servos(found: Survey, model: mujoco.MjModel, joints: Sequence[int]) -> 
         joints, found.joints, found.effort_nm, found.range_rad, strict=True
     ):
         drives = _drives(model, joint)
-        if len(drives) == 1 and _is_servo(model, drives[0], effort):
+        if (
+            len(drives) == 1
+            and is_position_servo(model, drives[0])
+            and np.allclose(model.actuator_forcerange[drives[0]], (-effort, effort))
+        ):
             continue
         for actuator in list(found.spec.actuators):
             if actuator.target == name and actuator.trntype == mujoco.mjtTrn.mjTRN_JOINT:

@@ -6,6 +6,8 @@ All of it holds for the poses that were tried, no more.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import mujoco
 import numpy as np
 
@@ -27,6 +29,17 @@ def _free(found: Kinematics, q: FloatArray) -> bool:
     return bool(found.tool_position(q)[2] > 0.0) and not found.contacts(q)
 
 
+def _bodies(model: mujoco.MjModel, geoms: Iterable[int]) -> tuple[str, str]:
+    """Names of the bodies of two geoms, sorted."""
+    one, other = sorted(model.body(int(model.geom_bodyid[geom])).name for geom in geoms)
+    return one, other
+
+
+def _changing(clearance: ClearanceModel) -> list[int]:
+    """Rows whose distance some joint of the arm changes."""
+    return [int(row) for row in np.flatnonzero(clearance.levers.any(axis=1))]
+
+
 def exclude_overlaps(found: Survey, rng: np.random.Generator) -> None:
     """Keep bodies from colliding that touch in nearly every pose: their shapes overlap.
 
@@ -41,10 +54,7 @@ def exclude_overlaps(found: Survey, rng: np.random.Generator) -> None:
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_collision(model, data)
-        touching = {
-            tuple(sorted(model.body(int(model.geom_bodyid[geom])).name for geom in pair))
-            for pair in data.contact.geom
-        }
+        touching = {_bodies(model, pair) for pair in data.contact.geom}
         for one, other in touching:
             count[one, other] = count.get((one, other), 0) + 1
     for (one, other), times in sorted(count.items()):
@@ -58,15 +68,14 @@ def never_touching(robot: RobotConfig, rng: np.random.Generator) -> list[tuple[s
     clearance = ClearanceModel(robot)
     model = ArmModel(robot).model
     low, high = robot.limits.position_min, robot.limits.position_max
-    distances = np.empty((_POSES // 4, len(clearance.pairs)))
-    for row in distances:
+    rows = [row for row in _changing(clearance) if row < len(clearance.pairs)]
+    distances = np.empty((_POSES // 4, len(rows)))
+    for found in distances:
         clearance.set_pose(rng.uniform(low, high))
-        row[:] = [clearance.distance(pair) for pair in range(len(clearance.pairs))]
+        found[:] = list(map(clearance.distance, rows))
     nearest: dict[tuple[str, str], FloatArray] = {}
-    for column, pair in enumerate(clearance.pairs):
-        if not clearance.levers[column].any():
-            continue  # no joint of the arm changes their distance
-        one, other = sorted(model.body(int(model.geom_bodyid[geom])).name for geom in pair)
+    for column, row in enumerate(rows):
+        one, other = _bodies(model, clearance.pairs[row])
         before = nearest.get((one, other), np.full(len(distances), np.inf))
         nearest[one, other] = np.minimum(before, distances[:, column])
     return sorted(pair for pair, d in nearest.items() if d.min() > 0.0 and d.max() < _NEIGHBOURS_M)
@@ -76,8 +85,7 @@ def find_home(robot: RobotConfig, rng: np.random.Generator) -> tuple[FloatArray,
     """A pose [n] (rad) that is clear of everything, and where it is from."""
     arm = ArmModel(robot)
     kinematics, clearance = Kinematics(arm), ClearanceModel(robot)
-    # Of the rest no joint changes the distance.
-    moving = [int(row) for row in np.flatnonzero(clearance.levers.any(axis=1))]
+    moving = _changing(clearance)
     low, high = robot.limits.position_min, robot.limits.position_max
     tried = [
         (arm.model.key_qpos[i][arm.position_index], f"keyframe '{arm.model.key(i).name}'")

@@ -9,6 +9,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 import pytest
+from restoring import assert_goes_on_to_the_bit
 
 from smfp_core.robot import RobotConfig, load_robot
 from smfp_core.strict import ConfigError
@@ -241,17 +242,7 @@ def test_a_tilted_base_turns_gravity_against_its_compensation(robot: RobotConfig
 
 def test_a_restored_plant_goes_on_to_the_bit() -> None:
     env, other = (ReachEnv(plant="bad") for _ in range(2))
-    env.reset(seed=11)
-    actions = np.random.default_rng(0).uniform(-1, 1, (60, 6)).astype(np.float32)
-    for action in actions[:20]:
-        env.step(action)
-    saved = env.snapshot()
-    other.reset(seed=99)
-    np.testing.assert_array_equal(other.restore(saved), env.restore(env.snapshot()))
-    for action in actions[20:]:
-        one, two = env.step(action), other.step(action)
-        np.testing.assert_array_equal(one[0], two[0])
-        assert one[1:] == two[1:]
+    assert_goes_on_to_the_bit(env, other, 60)
     np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
 
 

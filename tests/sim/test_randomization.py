@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from restoring import assert_goes_on_to_the_bit
 
 from smfp_core.collector import Collector, make_env
 from smfp_core.contract import contract_of, keep_contract
@@ -229,17 +230,7 @@ def test_ranges_grow_from_nothing_to_full(robot: RobotConfig) -> None:
 def test_a_restored_task_goes_on_to_the_bit() -> None:
     env, other = (ReachEnv(randomization="realistic") for _ in range(2))
     env.set_training(5, 4000)
-    env.reset(seed=11)
-    actions = np.random.default_rng(0).uniform(-1, 1, (160, 6)).astype(np.float32)
-    for action in actions[:20]:
-        env.step(action)
-    saved = env.snapshot()
-    other.reset(seed=99)
-    np.testing.assert_array_equal(other.restore(saved), env.restore(env.snapshot()))
-    for action in actions[20:]:
-        one, two = env.step(action), other.step(action)
-        np.testing.assert_array_equal(one[0], two[0])
-        assert one[1:] == two[1:]
+    assert_goes_on_to_the_bit(env, other, 160)
     assert env.arm.plant == other.arm.plant  # type: ignore[attr-defined]
     np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
 

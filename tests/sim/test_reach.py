@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from restoring import assert_goes_on_to_the_bit
 
 from smfp_core.robot import load_robot, mjcf_sha256
 from smfp_sim.arm import Kinematics, SimulationDiverged
@@ -122,18 +123,8 @@ def test_same_seed_same_trajectory_to_the_bit_in_another_process(env: ReachEnv) 
 
 
 def test_a_restored_environment_goes_on_to_the_bit_through_the_next_reset(env: ReachEnv) -> None:
-    env.reset(seed=11)
-    actions = np.random.default_rng(0).uniform(-1, 1, (60, 6)).astype(np.float32)
-    for action in actions[:20]:
-        env.step(action)
-    saved = env.snapshot()
     other = ReachEnv()
-    other.reset(seed=99)
-    np.testing.assert_array_equal(other.restore(saved), env.restore(env.snapshot()))
-    for action in actions[20:]:
-        one, two = env.step(action), other.step(action)
-        np.testing.assert_array_equal(one[0], two[0])
-        assert one[1:] == two[1:]
+    assert_goes_on_to_the_bit(env, other, 60)
     np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
 
 

@@ -34,6 +34,7 @@ from std_msgs.msg import ColorRGBA, String
 from visualization_msgs.msg import Marker, MarkerArray
 
 from smfp_control.assembly import find_policy
+from smfp_control.goals import goal_of
 from smfp_control.joint_state import JointStateReader
 from smfp_control.parameters import ParameterError
 from smfp_control.path_prediction import PathPrediction
@@ -115,9 +116,7 @@ class MarkersNode(RunnableNode):
         """Nothing to bring to rest."""
 
     def _on_status(self, message: DiagnosticStatus) -> None:
-        values = {item.key: item.value for item in message.values}
-        goal = values.get("goal_m", "")
-        self._goal = np.array(goal.split(), np.float64) if goal else None
+        self._goal = goal_of({item.key: item.value for item in message.values})
 
     def _publish(self) -> None:
         while (message := self._take_state()) is not None:

@@ -37,6 +37,7 @@ from std_srvs.srv import Trigger
 
 from smfp_control.demo_report import GoalRow, Scene
 from smfp_control.faults import FaultKind
+from smfp_control.goals import goal_message
 from smfp_control.isolation import Child, local_environment, stop_children
 from smfp_control.joint_state import JointStateReader
 from smfp_control.polling import create_polled_subscription
@@ -117,12 +118,7 @@ class Demo:
         """Send one goal and watch until it is reached, a fault stops the arm, or time is up."""
         row = GoalRow(goal)
         self.scene.rows.append(row)
-        message = PoseStamped()
-        message.header.frame_id = self.robot.base_frame
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        point = message.pose.position
-        point.x, point.y, point.z = map(float, goal)
-        self._goal.publish(message)
+        self._goal.publish(goal_message(self._node, self.robot.base_frame, goal))
         before = time.monotonic()
         inside_since: float | None = None
         taken = False

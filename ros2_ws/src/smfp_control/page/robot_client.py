@@ -21,6 +21,7 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import SetBool, Trigger
 
 from smfp_control.commands import COMMAND_QOS, command_type
+from smfp_control.goals import goal_message, goal_of
 from smfp_control.joint_state import JointStateReader
 from smfp_control.polling import create_polled_subscription
 from smfp_control.status import STATUS_QOS
@@ -163,12 +164,7 @@ class RobotClient:
         if refusal is None and not self._goals.get_subscription_count():
             refusal = f"nobody listens on {self._goals.topic_name}: does the policy node run?"
         if refusal is None:
-            message = PoseStamped()
-            message.header.frame_id = self.robot.base_frame
-            message.header.stamp = self._node.get_clock().now().to_msg()
-            point = message.pose.position
-            point.x, point.y, point.z = map(float, goal)
-            self._goals.publish(message)
+            self._goals.publish(goal_message(self._node, self.robot.base_frame, goal))
         self.seen.answer = f"not sent: {refusal}" if refusal else ""
         return refusal
 
@@ -194,8 +190,7 @@ class RobotClient:
     def _on_status(self, message: DiagnosticStatus) -> None:
         seen = self.seen
         seen.status = {item.key: item.value for item in message.values}
-        goal = seen.status.get("goal_m", "")
-        seen.goal = np.array(goal.split(), np.float64) if goal else None
+        seen.goal = goal_of(seen.status)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
