@@ -9,7 +9,6 @@ simulated robot node share this module.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from smfp_core.robot import JointConfig, RobotConfig, RobotConfigError
 from smfp_core.specs import FloatArray, RobotState
+from smfp_sim.scene import Change, compile_scene
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # YAML and MJCF hold the same figures; the difference allowed is that of decimal rounding.
@@ -43,14 +43,6 @@ class SimulationDiverged(RuntimeError):  # noqa: N818 - what happened, as StopIt
     """The physics left the range of finite, sane numbers; the state is not to be used."""
 
 
-def _compile(path: str, change: Callable[[mujoco.MjSpec], None] | None) -> mujoco.MjModel:
-    if change is None:
-        return mujoco.MjModel.from_xml_path(path)
-    spec = mujoco.MjSpec.from_file(path)
-    change(spec)
-    return spec.compile()
-
-
 def is_position_servo(model: mujoco.MjModel, drive: int) -> bool:
     """Whether an actuator pulls its joint to the position that it is given."""
     stiffness = model.actuator_gainprm[drive, 0]
@@ -69,14 +61,9 @@ class ArmModel:
             disagrees with it; the text names the YAML field.
     """
 
-    def __init__(
-        self, robot: RobotConfig, change: Callable[[mujoco.MjSpec], None] | None = None
-    ) -> None:
+    def __init__(self, robot: RobotConfig, change: Change | None = None) -> None:
         self.robot = robot
-        try:
-            self.model: mujoco.MjModel = _compile(str(robot.mjcf), change)
-        except ValueError as error:
-            raise RobotConfigError(f"mjcf: {robot.mjcf} does not compile: {error}") from error
+        self.model: mujoco.MjModel = compile_scene(robot, change)
         # By default MuJoCo resets a state gone bad, which would look like a jump of the arm.
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         joints = [self._find_joint(i, joint) for i, joint in enumerate(robot.joints)]
@@ -204,7 +191,7 @@ class Kinematics:
         return self._to_base.dot(self._jacobian[:, self._velocity_index])
 
     def contacts(self, q: FloatArray) -> tuple[ContactPair, ...]:
-        """Pairs of geoms (self or floor) that would touch at joint positions ``q`` [n] (rad)."""
+        """Pairs of geoms that would touch at joint positions ``q`` [n] (rad), with obstacles."""
         self._joint_positions[self._index] = q
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_comPos(self._model, self._data)
@@ -322,7 +309,7 @@ class SimulatedArm:
 
     @property
     def in_contact(self) -> bool:
-        """Whether the arm touched itself or the floor during the last ``step`` (or at reset)."""
+        """Whether the arm touched itself, floor or obstacle in the last ``step`` (or at reset)."""
         return bool(self._pairs)
 
     def contacts(self) -> tuple[ContactPair, ...]:

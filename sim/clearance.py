@@ -23,9 +23,10 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smfp_core.robot import Obstacle, RobotConfig, RobotConfigError
+from smfp_core.robot import RobotConfig, RobotConfigError
 from smfp_core.specs import FloatArray
 from smfp_sim.arm import as_slice
+from smfp_sim.scene import compile_scene
 
 # Beyond this the exact distance is of no interest.
 _FAR_M = 5.0
@@ -39,7 +40,7 @@ class ClearanceModel:
 
     Args:
         robot: names the MJCF and the surroundings.
-        model: the compiled MJCF, to be shared where no obstacles have to be added to it.
+        model: what ``compile_scene`` made of it, to be shared with others.
 
     Raises:
         RobotConfigError: the MJCF lacks what the surroundings name.
@@ -54,8 +55,7 @@ class ClearanceModel:
 
     def __init__(self, robot: RobotConfig, model: mujoco.MjModel | None = None) -> None:
         self._robot = robot
-        if model is None or robot.surroundings.obstacles:
-            model = _compile(robot)
+        model = compile_scene(robot) if model is None else model
         self._model = model
         self._data = mujoco.MjData(model)
         joints = [model.joint(name) for name in robot.joint_names]
@@ -208,42 +208,3 @@ class ClearanceModel:
             if wanted and weld_a != weld_b and not neighbours and not excluded:
                 pairs.append((a, b))
         return tuple(pairs)
-
-
-def _compile(robot: RobotConfig) -> mujoco.MjModel:
-    model = mujoco.MjModel.from_xml_path(str(robot.mjcf))
-    if not robot.surroundings.obstacles:
-        return model
-    data = mujoco.MjData(model)
-    mujoco.mj_kinematics(model, data)
-    try:
-        body = model.body(robot.base_frame).id
-        spec = mujoco.MjSpec.from_file(str(robot.mjcf))
-        for obstacle in robot.surroundings.obstacles:
-            _add_obstacle(spec, obstacle, data.xpos[body], data.xquat[body])
-        return spec.compile()
-    except (ValueError, KeyError) as error:
-        raise RobotConfigError(f"surroundings.obstacles: {robot.mjcf}: {error}") from error
-
-
-def _add_obstacle(
-    spec: mujoco.MjSpec, obstacle: Obstacle, base_position: FloatArray, base_quat: FloatArray
-) -> None:
-    position, quat = np.empty(3), np.empty(4)
-    turn = np.array([np.cos(obstacle.yaw_rad / 2), 0.0, 0.0, np.sin(obstacle.yaw_rad / 2)])
-    mujoco.mju_rotVecQuat(position, np.array(obstacle.center_m), base_quat)
-    mujoco.mju_mulQuat(quat, base_quat, turn)
-    if obstacle.size_m is not None:
-        shape, size = mujoco.mjtGeom.mjGEOM_BOX, [x / 2 for x in obstacle.size_m]
-    else:
-        shape, size = mujoco.mjtGeom.mjGEOM_SPHERE, [obstacle.radius_m or 0.0, 0.0, 0.0]
-    spec.worldbody.add_geom(
-        name=f"obstacle {obstacle.name}",
-        type=shape,
-        size=size,
-        pos=position + base_position,
-        quat=quat,
-        # Whatever masks the arm's geoms have, an obstacle is meant for all of them.
-        contype=0x7FFFFFFF,
-        conaffinity=0x7FFFFFFF,
-    )

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reach: bring the tool point to a goal position and stay there.
 
-Start: joints uniform in the YAML's ``start_rad``, collision free, with the tool above the floor.
-Goal: uniform in the YAML's shell. Action: joint velocity for one policy period, integrated at the
-control rate by ``action_to_command``; physics and servo at every control tick. Horizon 5 s, ended
-by truncation; contact with the arm itself or the floor terminates. Success: within 2 cm at every
-policy step of the last 0.5 s, without contact on the way.
+Start and action: as in every task of an arm (``arm_task.py``). Goal: uniform in the YAML's shell.
+Horizon 5 s, ended by truncation; contact with the arm itself or the floor terminates. Success:
+within 2 cm at every policy step of the last 0.5 s, without contact on the way.
 
 Reward of a step, with d the distance in metres after it and d0 before it, w the reference velocity
 and u the commanded velocity, both as fractions of the greatest one:
@@ -26,303 +24,45 @@ ending an episode by contact never pays, and the contact itself costs 1 on top.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
-import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 
-from smfp_core.reference import Reference, ReferenceLimits, action_to_command
-from smfp_core.robot import RobotConfig, load_robot
-from smfp_core.specs import (
-    ActionSpec,
-    ControlAssumptions,
-    FloatArray,
-    ObservationField,
-    ObservationSpec,
-    RobotState,
-    build_observation,
-)
-from smfp_sim.arm import Kinematics, SimulationDiverged
-from smfp_sim.episode import Settling, Trajectory
-from smfp_sim.plant import IDEAL, load_plant
-from smfp_sim.plant_arm import PlantArm, make_arm
-from smfp_sim.randomization import Randomization, control_assumptions
-from smfp_sim.randomized_arm import RandomizedArm, make_randomized_arm
+from smfp_core.robot import RobotConfig
+from smfp_core.specs import ObservationField, ObservationSpec
+from smfp_sim.tasks.arm_task import ArmTask, Motion
 
 FAILURE_PENALTY = 1.0
-_START_ATTEMPTS = 1000
 
 
-def observation_spec(robot: RobotConfig) -> ObservationSpec:
-    """What the policy sees, in order; positions of tool and goal in the base frame."""
-    n = len(robot.joints)
-    return ObservationSpec(
-        (
-            ObservationField("joint_position", n, "rad"),
-            ObservationField("joint_velocity", n, "rad/s"),
-            ObservationField("tracking_error", n, "rad"),
-            ObservationField("reference_velocity", n, "rad/s"),
-            ObservationField("tool_position", 3, "m", robot.base_frame),
-            ObservationField("goal_offset", 3, "m", robot.base_frame),
-            ObservationField("goal_gradient", n, "m/rad"),
-        )
-    )
+class ReachEnv(ArmTask):
+    """The task as a gymnasium environment; options and ``info`` are those of ``ArmTask``."""
 
-
-class ReachEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
-    """The task as a gymnasium environment.
-
-    Args:
-        robot: a shipped robot's name, the path of its YAML, or its description.
-        render_mode: None or "rgb_array".
-        plant: name or path of a YAML that says how far the robot is from the ideal one. The
-            policy then sees what is measured; distance, reward and success are of the true arm.
-        randomization: name or path of a YAML that says how the robot differs from episode to
-            episode, in place of a plant.
-
-    ``reset(options=...)`` takes ``joint_position`` [n] (rad), ``goal`` [3] (m, base frame),
-    ``plant_seed`` of the plant's randomness, ``hold_ticks``: control periods for which the arm is
-    held where it was measured before the episode begins, and ``record``: whether to keep its
-    ``trajectory``.
-    ``info`` holds ``distance_m``; ``contact`` and ``diverged``, each of which terminates; and
-    ``is_success``: whether the episode would count as a success if it ended now. After physics
-    that diverged ``info["message"]`` says so.
-
-    Attributes:
-        trajectory: every control period of an episode that is recorded, else None.
-    """
-
-    # gymnasium.Env declares it so, as an attribute of instances.
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
-
-    def __init__(
-        self,
-        robot: str | Path | RobotConfig = "ur5e",
-        render_mode: str | None = None,
-        plant: str | Path | None = None,
-        randomization: str | Path | None = None,
-    ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
-        self.render_mode = render_mode
-        self.robot = robot if isinstance(robot, RobotConfig) else load_robot(robot)
-        if randomization is None:
-            self.arm = make_arm(self.robot, IDEAL if plant is None else load_plant(plant))
-        elif plant is None:
-            self.arm = make_randomized_arm(self.robot, randomization)
-        else:
-            raise ValueError("plant, randomization: give one; the latter's file can have a plant")
-        self._is_plant = isinstance(self.arm, PlantArm)
-        self.trajectory: Trajectory | None = None
-        self._kinematics = Kinematics(self.arm.arm)
-        self._observation_spec = observation_spec(self.robot)
-        self._action_spec = self.robot.action_spec()
-        self._limits = ReferenceLimits.of(self._action_spec)
-        self._settling = Settling(self._action_spec.policy_period_s)
-        self._reference = Reference.at_rest(self.robot.home_rad)
-        self._state = RobotState(
-            self.arm.joint_position,
-            self.arm.joint_velocity,
-            self._reference.position,
-            self._reference.velocity,
-        )
-        self._goal: FloatArray = np.zeros(3)
-        self._tool: FloatArray = np.zeros(3)
-        self._start: dict[str, Any] = {}
-        self._renderer: Any = None
-        self.observation_space = gymnasium.spaces.Box(
-            -np.inf, np.inf, (self._observation_spec.size,), np.float32
-        )
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self._action_spec.size,), np.float32)
-
-    @property
-    def goal(self) -> FloatArray:
-        """The goal [3] (m, base frame)."""
-        return self._goal.copy()
-
-    @property
-    def start_options(self) -> dict[str, Any]:
-        """Options with which ``reset`` repeats the beginning of this episode."""
-        return dict(self._start)
-
-    def policy_contract(self) -> tuple[ObservationSpec, ActionSpec, str, str]:
-        """What a policy file states of this task: both specs, robot name, SHA-256 of the MJCF."""
-        return (
-            self._observation_spec,
-            self._action_spec,
-            self.robot.name,
-            self.robot.mjcf_sha256,
+    @staticmethod
+    def describe(robot: RobotConfig) -> ObservationSpec:
+        """What the policy sees, in order; positions of tool and goal in the base frame."""
+        n = len(robot.joints)
+        return ObservationSpec(
+            (
+                ObservationField("joint_position", n, "rad"),
+                ObservationField("joint_velocity", n, "rad/s"),
+                ObservationField("tracking_error", n, "rad"),
+                ObservationField("reference_velocity", n, "rad/s"),
+                ObservationField("tool_position", 3, "m", robot.base_frame),
+                ObservationField("goal_offset", 3, "m", robot.base_frame),
+                ObservationField("goal_gradient", n, "m/rad"),
+            )
         )
 
-    def control_assumptions(self) -> ControlAssumptions | None:
-        """What a policy file states of the arm's plant; None if the arm is the ideal one."""
-        if isinstance(self.arm, RandomizedArm):
-            return control_assumptions(self.arm.randomization)
-        if isinstance(self.arm, PlantArm):
-            return control_assumptions(Randomization((), self.arm.plant))
-        return None
-
-    def set_training(self, seed: int, steps: int | None = None) -> None:
-        """Randomise, from the next reset on, as training ``seed`` does after ``steps``.
-
-        None: after its curriculum.
-        """
-        if isinstance(self.arm, RandomizedArm):
-            self.arm.set_training(seed, steps)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start an episode; see the class for ``options``."""
-        super().reset(seed=seed)
-        given = options or {}
-        start, goal = given.get("joint_position"), given.get("goal")
-        start = self._draw_start() if start is None else start
-        self._goal = (
-            self.robot.goals.sample(self.np_random)
-            if goal is None
-            else np.array(goal, np.float64).reshape(3)
-        )
-        plant_seed = given.get("plant_seed")
-        if plant_seed is None and self._is_plant:
-            plant_seed = int(self.np_random.integers(2**63))
-        self._start = {"joint_position": start, "goal": self.goal, "plant_seed": plant_seed}
-        self.arm.reset(start, plant_seed)
-        self._reference = Reference.at_rest(self.arm.measured_position)
-        period_s = self._action_spec.control_period_s
-        self.trajectory = Trajectory(period_s) if given.get("record") else None
-        for _ in range(given.get("hold_ticks", 0)):
-            self._tick()
-        self._settling.steps = 0
-        self._read_state()
-        return self._observe(), self._info(contact=False, diverged=False)
-
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Apply ``action`` [n] in [-1, 1] for one policy period."""
-        if not np.isfinite(action).all():
-            raise ValueError(f"action must be finite, got {action}")
-        wanted = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
-        haste = wanted - self._reference.velocity / self._limits.velocity
-        before = self._distance()
-        contact = diverged = False
-        message = ""
-        try:
-            for _ in range(self._action_spec.ticks_per_action):
-                action_to_command(self._action_spec, self._limits, wanted, self._reference)
-                self._tick()
-                contact = contact or self.arm.in_contact
-            self._read_state()
-        except SimulationDiverged as error:
-            # The state before stands in for the lost one; the episode is over.
-            diverged, message = True, str(error)
-        distance = self._distance()
-        failed = contact or diverged
-        self._settling.add(distance, failed)
-        speed = self._reference.velocity / self._limits.velocity
+    def reward(self, motion: Motion) -> float:
+        """As the module says."""
+        distance, speed, haste = motion.distance_m, motion.speed, motion.haste
         posture = self._state.joint_position_rad - self.robot.home_rad
-        reward = (
-            20.0 * (before - distance)
+        return float(
+            20.0 * (motion.distance_before_m - distance)
             + 0.4 * (1.0 - distance)
             + 0.3 * np.exp(-distance / 0.1)
             + 0.5 * np.exp(-distance / 0.02)
             - 0.02 * (speed @ speed) / speed.size
             - 0.005 * (haste @ haste) / haste.size
             - 0.1 * (posture @ posture) / posture.size
-            - FAILURE_PENALTY * failed
+            - FAILURE_PENALTY * motion.failed
         )
-        info = self._info(contact, diverged)
-        if message:
-            info["message"] = message
-        return self._observe(), float(reward), failed, False, info
-
-    def render(self) -> NDArray[np.uint8] | None:
-        """The scene with the goal as an RGB image, if ``render_mode`` asks for one."""
-        if self.render_mode is None:
-            return None
-        if self._renderer is None:
-            from smfp_sim.render import SceneRenderer
-
-            self._renderer = SceneRenderer(self.arm.arm)
-        return self._renderer.frame(self.arm.joint_position, goal=self._goal)
-
-    def close(self) -> None:
-        """Free the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-
-    def snapshot(self) -> dict[str, Any]:
-        """State that ``restore`` goes on from to the bit: arrays, and the generator as JSON."""
-        return {
-            **self.arm.snapshot(),
-            "reference_position": self._reference.position.copy(),
-            "reference_velocity": self._reference.velocity.copy(),
-            "goal": self._goal.copy(),
-            "steps_at_goal": np.array(self._settling.steps),
-            "rng": json.dumps(self.np_random.bit_generator.state),
-        }
-
-    def restore(self, snapshot: dict[str, Any]) -> NDArray[np.float32]:
-        """Go back to a ``snapshot`` of the same task; returns its observation."""
-        self.arm.restore(snapshot)
-        self._reference = Reference(
-            np.array(snapshot["reference_position"]), np.array(snapshot["reference_velocity"])
-        )
-        self._goal = np.array(snapshot["goal"])
-        self._settling.steps = int(snapshot["steps_at_goal"])
-        self.np_random.bit_generator.state = json.loads(str(snapshot["rng"]))
-        self._read_state()
-        return self._observe()
-
-    def _draw_start(self) -> FloatArray:
-        low, high = np.array([joint.start_rad for joint in self.robot.joints]).T
-        for _ in range(_START_ATTEMPTS):
-            q = self.np_random.uniform(low, high)
-            above_floor = self._kinematics.tool_position(q)[2] > 0.0
-            if above_floor and not self._kinematics.contacts(q):
-                return q
-        raise RuntimeError(
-            f"start_rad of robot '{self.robot.name}': no collision-free start in "
-            f"{_START_ATTEMPTS} draws"
-        )
-
-    def _tick(self) -> None:
-        self.arm.command_position(self._reference.position)
-        self.arm.step(self._action_spec.control_period_s)
-        self.arm.sample()
-        if self.trajectory is not None:
-            self.trajectory.add(self.arm)
-
-    def _read_state(self) -> None:
-        q = self.arm.measured_position
-        self._state = RobotState(
-            q,
-            self.arm.measured_velocity,
-            self._reference.position,
-            self._reference.velocity,
-            np.zeros(3),
-            np.zeros((3, len(q))),
-        )
-        self._kinematics.update(self._state)
-        self._tool = self._state.tool_position_m
-        if self._is_plant:
-            self._tool = self._kinematics.tool_position(self.arm.joint_position)
-
-    def _observe(self) -> NDArray[np.float32]:
-        return build_observation(self._observation_spec, self._state, self._goal)
-
-    def _distance(self) -> float:
-        return float(np.linalg.norm(self._goal - self._tool))
-
-    def _info(self, contact: bool, diverged: bool) -> dict[str, Any]:
-        return {
-            "distance_m": self._distance(),
-            "contact": contact,
-            "diverged": diverged,
-            "is_success": self._settling.reached,
-        }
