@@ -80,7 +80,7 @@ class Driver:
         message = PoseStamped()
         message.header.frame_id = self.robot.base_frame
         point = message.pose.position
-        point.x, point.y, point.z = map(float, self.robot.goals.sample(np.random.default_rng(0)))
+        point.x, point.y, point.z = map(float, self.robot.sample_goal(np.random.default_rng(0)))
         self._goals.publish(message)
 
     def step(self, pause_s: float) -> bool:

@@ -114,7 +114,7 @@ class Rig:
     def tick(self, now_ns: int) -> bool:
         """Let the arm move for a period, then tick."""
         if self.loop.statistics.ticks % _NEW_GOAL_TICKS == 0:
-            self.loop.set_goal(self.robot.goals.sample(self._rng))
+            self.loop.set_goal(self.robot.sample_goal(self._rng))
         if self._driver is not None:
             self._driver.advance()
             self._position[:] = self._driver.arm.joint_position

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from smfp_core.digest import sha256
 from smfp_core.reference import ReferenceLimits
 from smfp_core.resources import share_path
 from smfp_core.specs import ActionSpec, FloatArray
-from smfp_core.strict import ConfigError, load_dataclass
+from smfp_core.strict import ConfigError, errors_in, from_mapping, load_yaml
 
 CommandInterface = Literal["forward_position", "forward_velocity", "joint_trajectory"]
 Range = tuple[float, float]
@@ -70,7 +71,8 @@ class PolicyMotion:
 class Shell:
     """Goals: a part of a spherical shell about ``center_m`` (base frame), above ``min_height_m``.
 
-    ``azimuth_rad`` is measured about the base z axis from its x axis.
+    ``azimuth_rad`` is measured about the base z axis from its x axis; ``obstacle_clearance_m`` is
+    how far a goal keeps from the obstacles of the surroundings.
     """
 
     center_m: tuple[float, float, float]
@@ -78,6 +80,7 @@ class Shell:
     azimuth_rad: Range
     height_m: Range
     axis_clearance_m: float
+    obstacle_clearance_m: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("radius_m", "azimuth_rad", "height_m"):
@@ -153,6 +156,16 @@ class Obstacle:
             raise ConfigError("size_m: must be positive")
         if self.radius_m is not None and self.radius_m <= 0.0:
             raise ConfigError("radius_m: must be positive")
+
+    def distance_m(self, point: FloatArray) -> float:
+        """Distance of ``point`` [3] (m, base frame) from it; 0 inside."""
+        offset = point - np.asarray(self.center_m)
+        if self.radius_m is not None:
+            return max(float(np.linalg.norm(offset)) - self.radius_m, 0.0)
+        cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
+        x, y, z = offset
+        own = np.abs([cos * x + sin * y, cos * y - sin * x, z])
+        return float(np.linalg.norm(np.maximum(own - np.asarray(self.size_m) / 2, 0.0)))
 
 
 @dataclass(frozen=True)
@@ -248,6 +261,35 @@ class RobotConfig:
         """Digest that binds policies to this arm's model."""
         return mjcf_sha256(self.mjcf)
 
+    def goal_refusal(self, goal: FloatArray) -> str | None:
+        """Why ``goal`` [3] (m, base frame) is no place to send the arm to; None if it is one.
+
+        Of this description alone: what the arm meets on its way there is not judged.
+        """
+        refusal = self.goals.refusal(goal)
+        if refusal is not None:
+            return refusal
+        box = self.surroundings.workspace
+        if box is not None and not np.all((goal >= box.min_m) & (goal <= box.max_m)):
+            return f"goal out of the workspace {list(box.min_m)} to {list(box.max_m)} m"
+        for obstacle in self.surroundings.obstacles:
+            distance_m = obstacle.distance_m(goal)
+            if distance_m == 0.0:
+                return f"goal inside the obstacle '{obstacle.name}'"
+            if distance_m < self.goals.obstacle_clearance_m:
+                return (
+                    f"goal {distance_m:.3f} m from the obstacle '{obstacle.name}', nearer than "
+                    f"{self.goals.obstacle_clearance_m} m"
+                )
+        return None
+
+    def sample_goal(self, rng: np.random.Generator) -> FloatArray:
+        """Draw a goal [3] (m, base frame) that is not refused."""
+        while True:
+            goal = self.goals.sample(rng)
+            if self.goal_refusal(goal) is None:
+                return goal
+
     def action_spec(self) -> ActionSpec:
         """The action that policies for this arm are trained with."""
         n = len(self.joints)
@@ -265,6 +307,9 @@ class RobotConfig:
 def load_robot(name_or_path: str | Path) -> RobotConfig:
     """Read a robot by name (``ur5e``: config/robots/ur5e.yaml) or by the path of its YAML.
 
+    A YAML that ``extends`` another, beside it, gives what is different: a field replaces that of
+    the other; of a mapping such as ``goals`` or ``surroundings``, the keys that are given.
+
     Raises:
         RobotConfigError: names the file, the field and what was expected.
     """
@@ -277,14 +322,41 @@ def load_robot(name_or_path: str | Path) -> RobotConfig:
                 f"robot '{name_or_path}': not a shipped robot ({error}); "
                 "give its name or the path of its .yaml"
             ) from error
+    data, folder = _read(path)
     try:
-        robot = load_dataclass(RobotConfig, path)
+        with errors_in(path):
+            robot = from_mapping(RobotConfig, data)
     except ConfigError as error:
         raise RobotConfigError(str(error)) from error
-    mjcf = path.parent / robot.mjcf
+    mjcf = folder / robot.mjcf
     if not mjcf.is_file():
         raise RobotConfigError(f"{path}: mjcf: no such file: {robot.mjcf} (beside the YAML)")
     return dataclasses.replace(robot, mjcf=mjcf.resolve())
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Path]:
+    """What a robot's YAML says with what it ``extends``, and the folder that ``mjcf`` is in."""
+    try:
+        data, folder = load_yaml(path), path.parent
+        parent = data.pop("extends", None)
+        if parent is None:
+            return data, folder
+        if not isinstance(parent, str):
+            raise ConfigError(f"{path}: extends: must be the name of another robot's YAML")
+        base = load_yaml(folder / parent)
+    except ConfigError as error:
+        raise RobotConfigError(str(error)) from error
+    if "extends" in base:
+        raise RobotConfigError(f"{path}: extends: {parent} extends another robot itself")
+    if "mjcf" not in data:
+        folder = (folder / parent).parent
+    for name, value in data.items():
+        inner = base.get(name)
+        if isinstance(value, dict) and isinstance(inner, dict):
+            base[name] = {**inner, **value}
+        else:
+            base[name] = value
+    return base, folder
 
 
 def mjcf_sha256(path: Path) -> str:

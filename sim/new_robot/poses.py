@@ -155,7 +155,7 @@ def reachable_share(robot: RobotConfig, rng: np.random.Generator, goals: int = 5
     kinematics = Kinematics(ArmModel(robot))
     low, high = robot.limits.position_min, robot.limits.position_max
     starts = np.array([joint.start_rad for joint in robot.joints])
-    drawn = [robot.goals.sample(rng) for _ in range(goals)]
+    drawn = [robot.sample_goal(rng) for _ in range(goals)]
     solved = (
         any(_solve(kinematics, goal, rng.uniform(*starts.T), low, high) for _ in range(10))
         for goal in drawn

@@ -8,6 +8,7 @@ REACH_STEPS = 250
 # id: (entry point, steps to the time limit)
 _TASKS = {
     REACH_ID: ("smfp_sim.tasks.reach:ReachEnv", REACH_STEPS),
+    "smfp/ReachAround-v0": ("smfp_sim.tasks.reach_around:ReachAroundEnv", REACH_STEPS),
     "smfp/PointAround-v0": ("smfp_sim.tasks.around:PointAroundEnv", 40),
 }
 

@@ -137,7 +137,7 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def draw_goal(self, start: FloatArray) -> FloatArray:
         """A goal [3] (m, base frame) for an episode from joint positions ``start`` [n] (rad)."""
-        return self.robot.goals.sample(self.np_random)
+        return self.robot.sample_goal(self.np_random)
 
     @property
     def goal(self) -> FloatArray:

@@ -29,7 +29,6 @@ from smfp_core.robot import Obstacle, RobotConfig, Surroundings, Workspace
 viser = pytest.importorskip("viser", reason="pip install '.[view]'")
 
 from smfp_control.page.local_server import LocalServer  # noqa: E402
-from smfp_control.page.robot_client import goal_refusal  # noqa: E402
 from smfp_control.page.scene import GoalHandle, apart  # noqa: E402
 
 REACHABLE = np.array([0.45, 0.1, 0.5])
@@ -112,7 +111,7 @@ def furnished(robot: RobotConfig) -> RobotConfig:
 def test_only_places_that_the_description_allows_are_goals(
     furnished: RobotConfig, goal: list[float], reason: str | None
 ) -> None:
-    refusal = goal_refusal(furnished, np.array(goal))
+    refusal = furnished.goal_refusal(np.array(goal))
     assert refusal is None if reason is None else reason in str(refusal)
 
 
@@ -122,10 +121,10 @@ class Rig:
     def __init__(self, server: LocalServer, robot: RobotConfig, locked: bool = False) -> None:
         self.sent: list[np.ndarray] = []
         self._robot = robot
-        self.handle = GoalHandle(server, lambda p: goal_refusal(robot, p), self._send, locked)
+        self.handle = GoalHandle(server, robot.goal_refusal, self._send, locked)
 
     def _send(self, place: np.ndarray) -> str | None:
-        refusal = goal_refusal(self._robot, place)
+        refusal = self._robot.goal_refusal(place)
         if refusal is None:
             self.sent.append(place)
         return refusal

@@ -216,7 +216,7 @@ class ControlLoop:
         A refused goal also ends the pursuit of the one before: whoever sent it no longer wants
         the arm to go there.
         """
-        refusal = self.robot.goals.refusal(goal)
+        refusal = self.robot.goal_refusal(goal)
         if self._latch.fault is not None:
             refusal = f"fault '{self._latch.fault.kind.value}' is latched: call reset first"
         self._goal = np.array(goal, np.float64) if refusal is None else None

@@ -251,7 +251,7 @@ def _drive(demo: Demo, options: argparse.Namespace, console: Console) -> None:
         return
     rng = np.random.default_rng(options.seed)
     for _ in range(options.goals):
-        demo.pursue(demo.robot.goals.sample(rng), options.timeout)
+        demo.pursue(demo.robot.sample_goal(rng), options.timeout)
     demo.finish()
 
 

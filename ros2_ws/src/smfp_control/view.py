@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> None:
     # Here, so that a computer without viser gets a word on it and --help.
     from smfp_control.page.local_server import LocalServer
     from smfp_control.page.panel import Panel
-    from smfp_control.page.robot_client import RobotClient, goal_refusal
+    from smfp_control.page.robot_client import RobotClient
     from smfp_control.page.scene import ArmView, GoalHandle, apart, furnish
 
     robot = load_robot(options.robot)
@@ -87,9 +87,7 @@ def _run(options: argparse.Namespace) -> None:
         furnish(server, arm)
         measured = ArmView(server, arm, "measured")
         commanded = ArmView(server, arm, "commanded", ghost=True)
-        goal = GoalHandle(
-            server, lambda place: goal_refusal(robot, place), client.send_goal, options.locked
-        )
+        goal = GoalHandle(server, robot.goal_refusal, client.send_goal, options.locked)
         panel = Panel(server, client, "goals come from the demonstration" if options.locked else "")
         if server.get_port() != options.port:
             print(f"port {options.port} is in use", file=sys.stderr)

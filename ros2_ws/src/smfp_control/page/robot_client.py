@@ -35,31 +35,6 @@ _STATE_QOS = QoSProfile(
 _FRESH_S = 1.0
 
 
-def goal_refusal(robot: RobotConfig, goal: FloatArray) -> str | None:
-    """Why ``goal`` [3] (m, base frame) is no place to send the arm to; None if it is one.
-
-    Of the YAML's description alone: the node judges again, and watches the way there.
-    """
-    refusal = robot.goals.refusal(goal)
-    if refusal is not None:
-        return refusal
-    workspace = robot.surroundings.workspace
-    if workspace is not None and not np.all((goal >= workspace.min_m) & (goal <= workspace.max_m)):
-        return f"goal out of the workspace {list(workspace.min_m)} to {list(workspace.max_m)} m"
-    for obstacle in robot.surroundings.obstacles:
-        offset = goal - np.asarray(obstacle.center_m)
-        if obstacle.radius_m is not None:
-            inside = bool(np.linalg.norm(offset) <= obstacle.radius_m)
-        else:
-            cos, sin = math.cos(obstacle.yaw_rad), math.sin(obstacle.yaw_rad)
-            x, y, z = offset
-            own = np.abs([cos * x + sin * y, cos * y - sin * x, z])
-            inside = bool(np.all(own <= np.asarray(obstacle.size_m) / 2))
-        if inside:
-            return f"goal inside the obstacle '{obstacle.name}'"
-    return None
-
-
 @dataclass
 class Seen:
     """What came over the topics so far.
@@ -160,7 +135,7 @@ class RobotClient:
 
     def send_goal(self, goal: FloatArray) -> str | None:
         """Publish ``goal`` [3] (m, base frame); or say why not, and send nothing."""
-        refusal = goal_refusal(self.robot, goal)
+        refusal = self.robot.goal_refusal(goal)
         if refusal is None and not self._goals.get_subscription_count():
             refusal = f"nobody listens on {self._goals.topic_name}: does the policy node run?"
         if refusal is None:

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ReachAround: reach with an obstacle of the robot's YAML between the tool and its goal.
+
+Everything is as in reach (``reach.py``), but a goal is drawn until the obstacle stands in the
+straight way to it. The way round is the policy's choice: over the obstacle, behind it or in front
+of it. Touching the obstacle terminates, as every contact does. The way was taken where the tool
+passed the obstacle, that is the upright plane through the base's axis and the obstacle's centre:
+
+- ``over``: above its top,
+- ``inside``: nearer to the base's axis than its centre,
+- ``outside``: farther.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smfp_core.robot import Obstacle, RobotConfig
+from smfp_core.specs import FloatArray
+from smfp_core.strict import ConfigError
+from smfp_sim.tasks.reach import ReachEnv
+
+# Some starts have the obstacle in no way, above it for one: they get any goal.
+_GOAL_ATTEMPTS = 100
+# The straight way is judged at points this far apart, for a tool that is this thick.
+_SPACING_M, _TOOL_RADIUS_M = 0.01, 0.05
+
+
+class ReachAroundEnv(ReachEnv):
+    """The task as a gymnasium environment; options and ``info`` are those of ``ArmTask``.
+
+    ``info`` holds ``way`` as well: how the obstacle was passed last, empty before it was.
+
+    Raises:
+        ConfigError: the robot's surroundings have not one obstacle.
+    """
+
+    def __init__(
+        self,
+        robot: str | Path | RobotConfig = "ur5e_post",
+        render_mode: str | None = None,
+        plant: str | Path | None = None,
+        randomization: str | Path | None = None,
+    ) -> None:
+        super().__init__(robot, render_mode, plant, randomization)
+        obstacles = self.robot.surroundings.obstacles
+        if len(obstacles) != 1:
+            raise ConfigError(
+                f"surroundings.obstacles: robot '{self.robot.name}' has {len(obstacles)}, "
+                "the task needs one to go around"
+            )
+        self._obstacle = obstacles[0]
+        self._way = ""
+
+    def draw_goal(self, start: FloatArray) -> FloatArray:
+        """A goal [3] (m, base frame) with the obstacle before it, seen from the tool's start."""
+        tool = self._kinematics.tool_position(start)
+        goal = super().draw_goal(start)
+        for _ in range(_GOAL_ATTEMPTS):
+            if stands_between(self._obstacle, tool, goal):
+                break
+            goal = super().draw_goal(start)
+        return goal
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode; see ``ArmTask`` for ``options``."""
+        self._way = ""
+        return super().reset(seed=seed, options=options)
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Apply ``action`` [n] in [-1, 1] for one policy period."""
+        before = self._tool.copy()
+        observation, reward, terminated, truncated, info = super().step(action)
+        self._way = passed(self._obstacle, before, self._tool) or self._way
+        return observation, reward, terminated, truncated, {**info, "way": self._way}
+
+    def snapshot(self) -> dict[str, Any]:
+        """State that ``restore`` goes on from to the bit."""
+        return {**super().snapshot(), "way": self._way}
+
+    def restore(self, snapshot: dict[str, Any]) -> NDArray[np.float32]:
+        """Go back to a ``snapshot`` of the same task; returns its observation."""
+        self._way = str(snapshot["way"])
+        return super().restore(snapshot)
+
+    def _info(self, contact: bool, diverged: bool) -> dict[str, Any]:
+        return {**super()._info(contact, diverged), "way": self._way}
+
+
+def stands_between(obstacle: Obstacle, start: FloatArray, end: FloatArray) -> bool:
+    """Whether the straight way from ``start`` to ``end`` [3] (m, base frame) meets ``obstacle``."""
+    count = 2 + int(np.linalg.norm(end - start) / _SPACING_M)
+    return any(
+        obstacle.distance_m(start + share * (end - start)) < _TOOL_RADIUS_M
+        for share in np.linspace(0.0, 1.0, count)
+    )
+
+
+def passed(obstacle: Obstacle, before: FloatArray, after: FloatArray) -> str:
+    """The way by which a step of the tool passed ``obstacle``; empty if it did not.
+
+    ``before`` and ``after`` are positions [3], m, base frame.
+    """
+    center = np.asarray(obstacle.center_m)
+    distance = float(np.hypot(center[0], center[1]))
+    outward = center[:2] / distance
+    # The parts of a position across the plane and along it.
+    across = [outward[0] * p[1] - outward[1] * p[0] for p in (before, after)]
+    along = float(outward @ after[:2])
+    # Behind the base there is no obstacle to pass.
+    if (across[0] < 0.0) == (across[1] < 0.0) or along < 0.0:
+        return ""
+    half_height = obstacle.radius_m if obstacle.size_m is None else obstacle.size_m[2] / 2
+    if after[2] > center[2] + (half_height or 0.0):
+        return "over"
+    return "inside" if along < distance else "outside"
