@@ -47,8 +47,9 @@ _MJCF = f"""
 class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """The task as a gymnasium environment.
 
-    Observation [6]: position (m), velocity (m/s), goal (m). ``info`` holds ``side``: +1 or -1 for
-    the half plane in which the disc was passed, 0 before that; ``distance_m``; ``is_success``.
+    Observation [6]: position (m), velocity (m/s), goal (m). ``info`` holds ``way``: ``left``
+    or ``right``, as the disc was passed at y > 0 or y < 0, empty before that; ``distance_m``;
+    ``is_success``.
     """
 
     # gymnasium.Env declares it so, as an attribute of instances.
@@ -58,7 +59,7 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._model = mujoco.MjModel.from_xml_string(_MJCF)
         self._data = mujoco.MjData(self._model)
         self._goal = np.zeros(2)
-        self._side = 0.0
+        self._way = ""
         self._steps_at_goal = 0
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (6,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -72,7 +73,7 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         offsets = self.np_random.uniform(-SPREAD_M, SPREAD_M, 2)
         self._data.qpos[:] = -1.0, offsets[0]
         self._goal = np.array([1.0, offsets[1]])
-        self._side, self._steps_at_goal = 0.0, 0
+        self._way, self._steps_at_goal = "", 0
         mujoco.mj_forward(self._model, self._data)
         return self._observe(), self._info()
 
@@ -87,8 +88,8 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             mujoco.mj_step(self._model, self._data)
             touched = touched or self._data.ncon > 0
         x, y = self._data.qpos
-        if self._side == 0.0 and x_before < 0.0 <= x:
-            self._side = float(np.sign(y))
+        if not self._way and x_before < 0.0 <= x:
+            self._way = "left" if y > 0.0 else "right"
         distance = self._distance()
         near = distance < GOAL_DISTANCE_M and not touched
         self._steps_at_goal = self._steps_at_goal + 1 if near else 0
@@ -104,7 +105,7 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def _info(self) -> dict[str, Any]:
         return {
-            "side": self._side,
+            "way": self._way,
             "distance_m": self._distance(),
             "is_success": self._steps_at_goal >= SUCCESS_STEPS,
         }

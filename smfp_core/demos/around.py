@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which way round? python -m smfp_core.demos.around --json results/around.json
 
-Trains agents on PointAround, where both ways round a disc are equally good, and counts over
-sampled episodes how often each way was taken and how often the goal was reached. The command
-trains into a folder and goes on where it was interrupted.
+Trains agents on a task with an obstacle and several ways round it, and counts over sampled episodes
+which way was taken and how often the goal was reached. Each start is repeated: a policy that holds
+several ways takes more than one of them from the same start to the same goal. The command trains
+into a folder and goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from rich.table import Table
 
 from smfp_core.atomic import write_atomically
 from smfp_core.collector import EVALUATION, episode_seed
+from smfp_core.config import load_config
 from smfp_core.evaluate import load_agent
-from smfp_core.provenance import here
+from smfp_core.provenance import Provenance, here
 from smfp_core.strict import to_mapping
 
 EVALUATION_SEED = 1_000_000
@@ -31,35 +33,48 @@ EVALUATION_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class Ways:
-    """Outcome of one trained agent over sampled episodes."""
+    """Outcome of one trained agent over sampled episodes.
+
+    Attributes:
+        agent: name of the agent.
+        seed: of its training.
+        steps: of its training.
+        episodes: starts, times the episodes from each.
+        success: share of the episodes that reached the goal.
+        ways: of the successful episodes, the share that took each way.
+        mixed: of the starts with two successful episodes or more, the share from which more than
+            one way was taken. None without such a start.
+        return_mean: mean return.
+    """
 
     agent: str
     seed: int
     steps: int
     episodes: int
     success: float
-    left: float
-    """Share of successful episodes that passed the disc at y > 0."""
-    right: float
+    ways: dict[str, float]
+    mixed: float | None
     return_mean: float
 
 
 @dataclass
 class Arguments:
-    """Train agents on PointAround and count the ways they take."""
+    """Train agents on a task with several ways round an obstacle; count the ways they take."""
 
     config: Path = Path("config/train/point_around.yaml")
-    """Training configuration, common to all agents."""
+    """Training configuration, common to all agents; the task's info names the way."""
     agents: tuple[str, ...] = ("smfp", "flow", "sac")
     """Agents to train; ``smfp-conditional`` is smfp with the conditional entropy."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds."""
-    steps: int = 12_000
-    """Environment steps of each run."""
-    episodes: int = 200
-    """Sampled episodes that are counted."""
+    steps: int | None = None
+    """Environment steps of each run, if not those of the configuration."""
+    starts: int = 50
+    """Starts from which sampled episodes are counted."""
+    repeats: int = 4
+    """Sampled episodes from each start."""
     runs: Path = Path("runs/around")
-    """Folder of the runs; finished ones are not trained again."""
+    """Folder of the runs, one for each configuration; finished runs are not trained again."""
     json: Path | None = None
     """Also write the result to this file, and a Markdown table beside it."""
 
@@ -72,60 +87,74 @@ def train(arguments: Arguments, agent: str, seed: int) -> Path:
     if (folder / "checkpoints").exists():
         command += ["--resume", str(folder)]
     else:
-        fields = ["--agent", name, "--seed", str(seed), "--steps", str(arguments.steps)]
+        fields = ["--agent", name, "--seed", str(seed)]
+        fields += ["--steps", str(arguments.steps)] if arguments.steps else []
         fields += ["--entropy", entropy] if entropy else []
         command += ["--config", str(arguments.config), "--run-dir", str(folder), *fields]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
-def count(folder: Path, name: str, seed: int, episodes: int) -> Ways:
+def count(folder: Path, name: str, seed: int, starts: int, repeats: int) -> Ways:
     """Sampled episodes of a trained agent."""
     agent, env = load_agent(folder)
-    sides: list[float] = []
+    ways: list[list[str]] = []  # of each start, those of its successful episodes
     returns: list[float] = []
-    for index in range(episodes):
-        episode = episode_seed(EVALUATION_SEED, EVALUATION, index)
-        rng = np.random.default_rng(episode)
-        observation, total, done = env.reset(seed=episode)[0], 0.0, False
-        info: dict[str, Any] = {}
-        while not done:
-            action = agent.sample(observation, rng.standard_normal(agent.n_act, np.float32))
-            observation, reward, terminated, truncated, info = env.step(action)
-            total += float(reward)
-            done = terminated or truncated
-        returns.append(total)
-        if info["is_success"]:
-            sides.append(info["side"])
+    for start in range(starts):
+        ways.append([])
+        for repeat in range(repeats):
+            episode = episode_seed(EVALUATION_SEED, EVALUATION, start)
+            rng = np.random.default_rng([episode, repeat])
+            observation, total, done = env.reset(seed=episode)[0], 0.0, False
+            info: dict[str, Any] = {}
+            while not done:
+                action = agent.sample(observation, rng.standard_normal(agent.n_act, np.float32))
+                observation, reward, terminated, truncated, info = env.step(action)
+                total += float(reward)
+                done = terminated or truncated
+            returns.append(total)
+            if info["is_success"]:
+                ways[-1].append(info["way"] or "straight")
     env.close()
-    reached = np.array(sides)
+    taken = [way for group in ways for way in group]
+    repeated = [len(set(group)) > 1 for group in ways if len(group) > 1]
     return Ways(
         name,
         seed,
         agent.config.steps,
-        episodes,
-        success=len(sides) / episodes,
-        left=float((reached > 0).mean()) if sides else 0.0,
-        right=float((reached < 0).mean()) if sides else 0.0,
+        starts * repeats,
+        success=len(taken) / len(returns),
+        ways={way: taken.count(way) / len(taken) for way in sorted(set(taken))},
+        mixed=float(np.mean(repeated)) if repeated else None,
         return_mean=float(np.mean(returns)),
     )
 
 
-def markdown(rows: list[Ways], command: str, revision: str) -> str:
+def cells(rows: list[Ways]) -> list[list[str]]:
+    """The table of ``rows``, its header first."""
+    names = sorted({way for row in rows for way in row.ways})
+    table = [["agent", "seed", "steps", "success", *names, "more than one from a start", "return"]]
+    for row in rows:
+        shares = [f"{row.ways.get(name, 0.0):.0%}" for name in names]
+        mixed = "-" if row.mixed is None else f"{row.mixed:.0%}"
+        counts = [row.agent, str(row.seed), str(row.steps), f"{row.success:.1%}"]
+        table.append([*counts, *shares, mixed, f"{row.return_mean:.2f}"])
+    return table
+
+
+def markdown(rows: list[Ways], env_id: str, arguments: Arguments, origin: Provenance) -> str:
     """The table as text."""
+    header, *body = cells(rows)
     lines = [
-        "# Which way round the disc",
+        f"# Which way round: {env_id}",
         "",
-        f"`{command}` at revision `{revision[:12]}`. Each agent samples {rows[0].episodes} episodes"
-        f" after {rows[0].steps} training steps.",
+        f"`{origin.command}` at revision `{origin.git_revision[:12]}`. Each agent samples "
+        f"{arguments.repeats} episodes from each of {arguments.starts} starts. Ways: shares of the "
+        "successful episodes.",
         "",
-        "| agent | seed | success | left | right | return |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r.agent} | {r.seed} | {r.success:.0%} | {r.left:.0%} | {r.right:.0%} "
-        f"| {r.return_mean:.2f} |"
-        for r in rows
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(row) + " |" for row in body),
     ]
     return "\n".join(lines) + "\n"
 
@@ -140,19 +169,20 @@ def main() -> None:
                 folder = train(arguments, agent, seed)
             except subprocess.CalledProcessError as error:
                 sys.exit(f"error: training {agent}, seed {seed}, ended with {error.returncode}")
-            rows.append(count(folder, agent, seed, arguments.episodes))
+            rows.append(count(folder, agent, seed, arguments.starts, arguments.repeats))
             Console(stderr=True).print(rows[-1], highlight=False)
     rows.sort(key=lambda r: (arguments.agents.index(r.agent), r.seed))
-    table = Table("agent", "seed", "success", "left", "right", "return", title="PointAround")
-    for r in rows:
-        shares = (f"{r.success:.0%}", f"{r.left:.0%}", f"{r.right:.0%}")
-        table.add_row(r.agent, str(r.seed), *shares, f"{r.return_mean:.2f}")
+    env_id = load_config(arguments.config).env_id.rpartition(":")[2]
+    header, *body = cells(rows)
+    table = Table(*header, title=env_id)
+    for row in body:
+        table.add_row(*row)
     Console().print(table)
     if arguments.json:
         origin = here("smfp_core.demos.around")
         record = {"measured_by": to_mapping(origin), "rows": [asdict(r) for r in rows]}
         write_atomically(arguments.json, json.dumps(record, indent=1) + "\n")
-        text = markdown(rows, origin.command, origin.git_revision)
+        text = markdown(rows, env_id, arguments, origin)
         write_atomically(arguments.json.with_suffix(".md"), text)
 
 

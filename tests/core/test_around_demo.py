@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 
@@ -13,12 +14,14 @@ def test_demo_trains_counts_and_goes_on_with_what_is_there(tmp_path: Path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"noise_choices": 1}))
     command = [sys.executable, "-m", "smfp_core.demos.around", "--agents", "sac", "smfp"]
     command += ["--config", tmp_path / "config.yaml", "--seeds", "5", "--steps", "260"]
-    command += ["--episodes", "4", "--runs", tmp_path / "runs", "--json", tmp_path / "ways.json"]
+    command += ["--starts", "2", "--repeats", "2", "--runs", tmp_path / "runs"]
+    command += ["--json", tmp_path / "ways.json"]
     for _ in range(2):  # the second call finds both runs finished
         done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "ways.json").read_text())["rows"]
     assert [(r["agent"], r["seed"], r["episodes"]) for r in rows] == [("sac", 5, 4), ("smfp", 5, 4)]
     for r in rows:
-        assert r["left"] + r["right"] == (1.0 if r["success"] else 0.0)
+        assert sum(r["ways"].values()) == pytest.approx(1.0 if r["success"] else 0.0)
+        assert set(r["ways"]) <= {"left", "right"}
     assert "| smfp | 5 |" in (tmp_path / "ways.md").read_text()

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import yaml
 
 from smfp_core.resources import share_path
-from smfp_core.robot import RobotConfigError, load_robot, mjcf_sha256
+from smfp_core.robot import Obstacle, RobotConfigError, load_robot, mjcf_sha256
 
 SHIPPED = share_path("config/robots/ur5e.yaml")
 
@@ -83,6 +84,55 @@ def test_wrong_field_is_named(tmp_path: Path, change: dict[str, Any], text: str)
     with pytest.raises(RobotConfigError, match=text) as error:
         load_robot(changed(tmp_path, change))
     assert "robot.yaml" in str(error.value)
+
+
+def test_a_description_may_say_only_what_differs_from_another(tmp_path: Path):
+    changed(tmp_path, {})
+    (tmp_path / "cells").mkdir()
+    cell = tmp_path / "cells" / "cell.yaml"
+    cell.write_text("extends: ../robot.yaml\nname: cell\ngoals: {height_m: [0.2, 0.4]}\n")
+    robot, base = load_robot(cell), load_robot(tmp_path / "robot.yaml")
+    assert robot.name == "cell" and robot.mjcf == base.mjcf
+    goals = dataclasses.replace(base.goals, height_m=(0.2, 0.4))
+    assert robot == dataclasses.replace(base, name="cell", goals=goals)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("extends: nowhere.yaml", r"nowhere\.yaml: cannot be read"),
+        ("extends: [robot.yaml]", "extends: must be the name"),
+        ("extends: twice.yaml", r"extends: twice\.yaml extends another robot itself"),
+        ("extends: robot.yaml\ngoals: {hight_m: [0, 1]}", r"cell\.yaml:2: goals.hight_m: unknown"),
+        ("extends: robot.yaml\nmjcf: none.xml", r"cell\.yaml: mjcf: no such file"),
+    ],
+)
+def test_a_wrong_extension_is_named(tmp_path: Path, text: str, error: str):
+    changed(tmp_path, {})
+    (tmp_path / "twice.yaml").write_text("extends: robot.yaml")
+    (tmp_path / "cell.yaml").write_text(text)
+    with pytest.raises(RobotConfigError, match=error):
+        load_robot(tmp_path / "cell.yaml")
+
+
+def test_distance_from_an_obstacle_is_that_to_its_surface():
+    box = Obstacle("box", (1.0, 0.0, 0.0), size_m=(0.4, 0.2, 0.2), yaw_rad=np.pi / 2)
+    assert box.distance_m(np.array([1.0, 0.19, 0.05])) == 0.0
+    assert box.distance_m(np.array([1.0, 0.5, 0.0])) == pytest.approx(0.3)
+    assert box.distance_m(np.array([1.4, 0.6, 0.0])) == pytest.approx(0.5)
+    ball = Obstacle("ball", (0.0, 0.0, 1.0), radius_m=0.5)
+    assert ball.distance_m(np.array([0.0, 0.0, 0.6])) == 0.0
+    assert ball.distance_m(np.array([0.0, 0.0, 2.0])) == pytest.approx(0.5)
+
+
+def test_goals_keep_away_from_obstacles():
+    robot, rng = load_robot("ur5e_post"), np.random.default_rng(0)
+    (post,) = robot.surroundings.obstacles
+    clearance_m = robot.goals.obstacle_clearance_m
+    goals = [robot.sample_goal(rng) for _ in range(300)]
+    assert min(post.distance_m(goal) for goal in goals) >= clearance_m > 0.0
+    beside = np.array([0.5, 0.06 + clearance_m / 2, 0.3])
+    assert "from the obstacle 'post'" in str(robot.goal_refusal(beside))
 
 
 def test_missing_or_malformed_file_is_named(tmp_path: Path):

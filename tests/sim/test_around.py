@@ -30,7 +30,7 @@ def test_environment_keeps_gymnasiums_contract():
 def test_both_ways_round_succeed_and_pay_alike():
     (left, left_info), (right, right_info) = drive(1.0), drive(-1.0)
     assert left_info["is_success"] and right_info["is_success"]
-    assert (left_info["side"], right_info["side"]) == (1.0, -1.0)
+    assert (left_info["way"], right_info["way"]) == ("left", "right")
     assert left == pytest.approx(right, rel=0.03)
 
 
