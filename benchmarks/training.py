@@ -68,6 +68,8 @@ FULL = [
     ours("smfp", 4, policy_delay=2),
     ours("flow", 4, slow=True),
     ours("sac", precision="bfloat16"),
+    ours("smfp", 4, precision="bfloat16"),
+    ours("smfp", 4, policy_delay=2, precision="bfloat16"),
 ]
 
 
