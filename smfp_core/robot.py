@@ -307,21 +307,14 @@ class RobotConfig:
 def load_robot(name_or_path: str | Path) -> RobotConfig:
     """Read a robot by name (``ur5e``: config/robots/ur5e.yaml) or by the path of its YAML.
 
-    A YAML that ``extends`` another, beside it, gives what is different: a field replaces that of
-    the other; of a mapping such as ``goals`` or ``surroundings``, the keys that are given.
+    A YAML that ``extends`` another, a shipped robot's name or a path relative to it, gives what is
+    different: a field replaces that of the other; of a mapping such as ``goals`` or
+    ``surroundings``, the keys that are given.
 
     Raises:
         RobotConfigError: names the file, the field and what was expected.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        try:
-            path = share_path(f"config/robots/{name_or_path}.yaml")
-        except FileNotFoundError as error:
-            raise RobotConfigError(
-                f"robot '{name_or_path}': not a shipped robot ({error}); "
-                "give its name or the path of its .yaml"
-            ) from error
+    path = _path_of(name_or_path)
     data, folder = _read(path)
     try:
         with errors_in(path):
@@ -334,6 +327,19 @@ def load_robot(name_or_path: str | Path) -> RobotConfig:
     return dataclasses.replace(robot, mjcf=mjcf.resolve())
 
 
+def _path_of(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    try:
+        return share_path(f"config/robots/{name_or_path}.yaml")
+    except FileNotFoundError as error:
+        raise RobotConfigError(
+            f"robot '{name_or_path}': not a shipped robot ({error}); "
+            "give its name or the path of its .yaml"
+        ) from error
+
+
 def _read(path: Path) -> tuple[dict[str, Any], Path]:
     """What a robot's YAML says with what it ``extends``, and the folder that ``mjcf`` is in."""
     try:
@@ -342,14 +348,16 @@ def _read(path: Path) -> tuple[dict[str, Any], Path]:
         if parent is None:
             return data, folder
         if not isinstance(parent, str):
-            raise ConfigError(f"{path}: extends: must be the name of another robot's YAML")
-        base = load_yaml(folder / parent)
+            raise ConfigError(f"{path}: extends: must be a robot's name or the path of its YAML")
+        # A path is relative to this file; one from a name is absolute and stays as it is.
+        parent_path = folder / _path_of(parent)
+        base = load_yaml(parent_path)
     except ConfigError as error:
         raise RobotConfigError(str(error)) from error
     if "extends" in base:
         raise RobotConfigError(f"{path}: extends: {parent} extends another robot itself")
     if "mjcf" not in data:
-        folder = (folder / parent).parent
+        folder = parent_path.parent
     for name, value in data.items():
         inner = base.get(name)
         if isinstance(value, dict) and isinstance(inner, dict):

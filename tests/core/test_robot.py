@@ -94,6 +94,8 @@ def test_a_description_may_say_only_what_differs_from_another(tmp_path: Path):
     robot, base = load_robot(cell), load_robot(tmp_path / "robot.yaml")
     assert robot.name == "cell" and robot.mjcf == base.mjcf
     goals = dataclasses.replace(base.goals, height_m=(0.2, 0.4))
+    cell.write_text(cell.read_text().replace("../robot.yaml", "ur5e"))
+    assert load_robot(cell) == dataclasses.replace(load_robot("ur5e"), name="cell", goals=goals)
     assert robot == dataclasses.replace(base, name="cell", goals=goals)
 
 
@@ -101,7 +103,8 @@ def test_a_description_may_say_only_what_differs_from_another(tmp_path: Path):
     ("text", "error"),
     [
         ("extends: nowhere.yaml", r"nowhere\.yaml: cannot be read"),
-        ("extends: [robot.yaml]", "extends: must be the name"),
+        ("extends: ur99", "robot 'ur99': not a shipped robot"),
+        ("extends: [robot.yaml]", "extends: must be a robot's name or the path"),
         ("extends: twice.yaml", r"extends: twice\.yaml extends another robot itself"),
         ("extends: robot.yaml\ngoals: {hight_m: [0, 1]}", r"cell\.yaml:2: goals.hight_m: unknown"),
         ("extends: robot.yaml\nmjcf: none.xml", r"cell\.yaml: mjcf: no such file"),
