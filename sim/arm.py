@@ -227,10 +227,15 @@ class SimulatedArm:
         self.data.qpos[self._q] = start
         self.data.ctrl[self._u] = start
         self._velocity_command = None
-        mujoco.mj_forward(self.model, self.data)
-        # mj_forward leaves its accelerations as a warm start; without them every reset is alike.
-        self.data.qacc_warmstart[:] = 0.0
-        self._observe(self.arm.contact_pairs(self.data))
+        self._begin()
+
+    def place(self, body: str, position: ArrayLike) -> None:
+        """Stand a free body of the scene at ``position`` [3] (m, base frame); after a reset."""
+        joint = self.model.body_jntadr[self.model.body(body).id]
+        first = self.model.jnt_qposadr[joint]
+        world = self.arm.base_position + self.arm.base_rotation @ np.asarray(position)
+        self.data.qpos[first : first + 7] = [*world, 1.0, 0.0, 0.0, 0.0]
+        self._begin()
 
     def command_position(self, q: ArrayLike) -> None:
         """Set the servo references [n] (rad), clipped to the joint ranges."""
@@ -341,6 +346,12 @@ class SimulatedArm:
         mujoco.mj_forward(self.model, self.data)
         # mj_forward replaced the warm start, which the next step's last bits depend on.
         mujoco.mj_setState(self.model, self.data, state, _STATE)
+        self._observe(self.arm.contact_pairs(self.data))
+
+    def _begin(self) -> None:
+        mujoco.mj_forward(self.model, self.data)
+        # mj_forward leaves its accelerations as a warm start; without them every reset is alike.
+        self.data.qacc_warmstart[:] = 0.0
         self._observe(self.arm.contact_pairs(self.data))
 
     def _steps(self, dt_s: float | None) -> int:

@@ -15,26 +15,30 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
 from smfp_sim.arm import ArmModel, ContactPair, Reading, SimulatedArm
 from smfp_sim.plant import IDEAL, PAYLOAD_BODY, Channel, Encoder, Plant
+from smfp_sim.scene import Change
 
 _WATER_KG_M3 = 1000.0
 
 
 def make_arm(
-    robot: RobotConfig, plant: Plant = IDEAL, timestep_s: float | None = None
+    robot: RobotConfig,
+    plant: Plant = IDEAL,
+    timestep_s: float | None = None,
+    change: Change | None = None,
 ) -> SimulatedArm:
     """The simulated ``robot``: the arm of its MJCF as it is, or behind a ``plant``.
 
-    ``timestep_s`` of the physics; by default the MJCF's own.
+    ``timestep_s`` of the physics; by default the MJCF's own. ``change`` of the scene.
     """
     if plant != IDEAL:
-        return PlantArm(robot, plant, timestep_s)
-    arm = ArmModel(robot)
+        return PlantArm(robot, plant, timestep_s, change=change)
+    arm = ArmModel(robot, change)
     arm.model.opt.timestep = timestep_s or arm.timestep_s
     return SimulatedArm(arm)
 
@@ -151,21 +155,26 @@ class PlantModel:
     Args:
         robot: whose MJCF.
         payload: whether there is a body for a payload; without, plants must have none.
+        change: of the scene. Bodies that do not hang on the arm are no plant's matter.
     """
 
-    def __init__(self, robot: RobotConfig, payload: bool) -> None:
+    def __init__(self, robot: RobotConfig, payload: bool, change: Change | None = None) -> None:
         def attach(spec: mujoco.MjSpec) -> None:
+            if change is not None:
+                change(spec)
+            if not payload:
+                return
             site = next((site for site in spec.sites if site.name == robot.tool_site), None)
             if site is None:  # ArmModel says so, with the name of the YAML's field
                 return
             body = site.parent.add_body(name=PAYLOAD_BODY, pos=site.pos, quat=site.quat)
             body.explicitinertial = True
 
-        self.arm = ArmModel(robot, attach if payload else None)
+        self.arm = ArmModel(robot, attach if payload or change else None)
         model = self.arm.model
         names = [model.body(i).name for i in range(model.nbody)]
         self._payload = names.index(PAYLOAD_BODY) if payload else None
-        self._links = np.array([name != PAYLOAD_BODY for name in names])
+        self._links = _of_arm(self.arm) & np.array([name != PAYLOAD_BODY for name in names])
         self._nominal = {name: getattr(model, name).copy() for name in _FIGURES}
         self._scratch = mujoco.MjData(model)
 
@@ -198,17 +207,24 @@ class PlantModel:
         mujoco.mj_setConst(model, self._scratch)
 
 
-def _tilt_force(model: mujoco.MjModel, tilt_rad: tuple[float, float]) -> FloatArray:
+def _of_arm(arm: ArmModel) -> NDArray[np.bool_]:
+    """Which bodies [nbody] hang on the arm's base, payload included."""
+    roots = arm.model.body_rootid
+    return np.isin(roots, roots[arm.model.dof_bodyid[arm.velocity_index]])
+
+
+def _tilt_force(arm: ArmModel, tilt_rad: tuple[float, float]) -> FloatArray:
     """Forces [nbody, 3] (N) that turn the level base's weights into those on a tilted one.
 
     The gravity of the model stays, because gravity compensation is computed from it.
     """
+    model = arm.model
     (cx, sx), (cy, sy) = ((math.cos(angle), math.sin(angle)) for angle in tilt_rad)
     about_x = np.array([[1.0, 0.0, 0.0], [0.0, cx, -sx], [0.0, sx, cx]])
     about_y = np.array([[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]])
     gravity = model.opt.gravity
     seen_from_base = (about_y @ about_x).T @ gravity
-    return model.body_mass[:, None] * (seen_from_base - gravity)
+    return (model.body_mass * _of_arm(arm))[:, None] * (seen_from_base - gravity)
 
 
 class PlantArm(SimulatedArm):
@@ -222,6 +238,7 @@ class PlantArm(SimulatedArm):
         plant: what is wrong with it.
         timestep_s: of the physics; by default the MJCF's own.
         payload: whether a later plant may have one though this one has none.
+        change: of the scene.
     """
 
     def __init__(
@@ -230,8 +247,9 @@ class PlantArm(SimulatedArm):
         plant: Plant,
         timestep_s: float | None = None,
         payload: bool = False,
+        change: Change | None = None,
     ) -> None:
-        self._plant_model = PlantModel(robot, payload or plant.payload.mass_kg > 0.0)
+        self._plant_model = PlantModel(robot, payload or plant.payload.mass_kg > 0.0, change)
         arm = self._plant_model.arm
         arm.model.opt.timestep = timestep_s or arm.timestep_s
         timestep_s, n = arm.timestep_s, len(robot.joints)
@@ -355,7 +373,7 @@ class PlantArm(SimulatedArm):
         self._encoder.encoder = plant.encoder
         self._play = plant.joints.backlash_rad / 2.0
         tilt = plant.base_tilt_rad
-        self._tilt = _tilt_force(self._plant_model.arm.model, tilt) if any(tilt) else None
+        self._tilt = _tilt_force(self._plant_model.arm, tilt) if any(tilt) else None
 
     def _move_servos(self, q: FloatArray) -> None:
         self._target = np.minimum(np.maximum(q, self._ctrl_low), self._ctrl_high)

@@ -20,6 +20,7 @@ from smfp_core.specs import FloatArray
 from smfp_core.strict import errors_in, load_dataclass
 from smfp_sim.plant_arm import PlantArm
 from smfp_sim.randomization import Randomization, Target, randomization_path, resolve
+from smfp_sim.scene import Change
 
 # Streams of draws, apart from that of noise and of each other.
 _OF_TRAINING, _OF_EPISODE = 1, 2
@@ -32,6 +33,7 @@ class RandomizedArm(PlantArm):
         robot: which arm.
         randomization: what is drawn.
         timestep_s: of the physics; by default the MJCF's own.
+        change: of the scene.
 
     Raises:
         ConfigError: names the entry that does not fit plants or the robot's model.
@@ -42,6 +44,7 @@ class RandomizedArm(PlantArm):
         robot: RobotConfig,
         randomization: Randomization,
         timestep_s: float | None = None,
+        change: Change | None = None,
     ) -> None:
         self.randomization = randomization
         self._targets: tuple[Target, ...] = ()
@@ -50,7 +53,7 @@ class RandomizedArm(PlantArm):
         self._share = 1.0
         self._draws = np.random.default_rng(0)
         loaded = any(draw.field == "payload.mass_kg" for draw in randomization.randomize)
-        super().__init__(robot, randomization.plant, timestep_s, loaded)
+        super().__init__(robot, randomization.plant, timestep_s, loaded, change)
         self._period = round(1.0 / (robot.control_rate_hz * self.arm.timestep_s))
         self._targets = resolve(randomization, self.model)
         self._operands = [np.zeros(0) for _ in self._targets]
@@ -137,10 +140,11 @@ def make_randomized_arm(
     name_or_path: str | Path,
     timestep_s: float | None = None,
     seed: int | None = None,
+    change: Change | None = None,
 ) -> RandomizedArm:
     """The arm behind a randomisation, by its name in config/randomization or by its path.
 
-    ``seed`` is that of what is drawn once.
+    ``seed`` is that of what is drawn once; ``change`` is of the scene.
 
     Raises:
         ConfigError: names the file, the line, the entry and what was expected of it.
@@ -148,7 +152,7 @@ def make_randomized_arm(
     path = randomization_path(name_or_path)
     randomization = load_dataclass(Randomization, path)
     with errors_in(path):
-        arm = RandomizedArm(robot, randomization, timestep_s)
+        arm = RandomizedArm(robot, randomization, timestep_s, change)
     if seed is not None:
         arm.set_training(seed)
     return arm

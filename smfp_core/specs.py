@@ -141,6 +141,8 @@ class RobotState:
     reference_velocity_rad_s: FloatArray
     tool_position_m: FloatArray = field(default_factory=lambda: np.zeros(3))
     tool_jacobian_m_rad: FloatArray = field(default_factory=lambda: np.zeros((3, 0)))
+    object_position_m: FloatArray = field(default_factory=lambda: np.zeros(3))
+    object_velocity_m_s: FloatArray = field(default_factory=lambda: np.zeros(3))
 
 
 # Distance over which "goal_gradient" turns from a direction into an offset, m.
@@ -158,6 +160,13 @@ def _goal_gradient(state: RobotState, goal: FloatArray) -> FloatArray:
     return offset.dot(state.tool_jacobian_m_rad)
 
 
+def _toward(state: RobotState, offset: FloatArray) -> FloatArray:
+    """As ``_goal_gradient``: how fast each joint [n] (m/rad) moves the tool along ``offset``."""
+    return (offset / (math.hypot(*offset.tolist()) + GOAL_SOFTENING_M)).dot(
+        state.tool_jacobian_m_rad
+    )
+
+
 _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
     "joint_position": lambda state, goal: state.joint_position_rad,
     "joint_velocity": lambda state, goal: state.joint_velocity_rad_s,
@@ -167,6 +176,13 @@ _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
     "goal_position": lambda state, goal: goal,
     "goal_offset": lambda state, goal: goal - state.tool_position_m,
     "goal_gradient": _goal_gradient,
+    "height_gradient": lambda state, goal: state.tool_jacobian_m_rad[2],
+    "object_position": lambda state, goal: state.object_position_m,
+    "object_velocity": lambda state, goal: state.object_velocity_m_s,
+    "object_offset": lambda state, goal: state.object_position_m - state.tool_position_m,
+    "object_goal_offset": lambda state, goal: goal - state.object_position_m,
+    "object_gradient": lambda s, goal: _toward(s, s.object_position_m - s.tool_position_m),
+    "object_goal_gradient": lambda s, goal: _toward(s, goal - s.object_position_m),
 }
 
 
