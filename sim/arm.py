@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smfp_core.robot import JointConfig, RobotConfig, RobotConfigError
+from smfp_core.rotation import Quaternion, multiply
 from smfp_core.specs import FloatArray, RobotState
 from smfp_sim.scene import Change, compile_scene
 
@@ -168,7 +169,13 @@ class Kinematics:
         # Views, which follow the data: each access of an attribute of it would make one.
         self._joint_positions = self._data.qpos
         self._site_position = self._data.site_xpos[arm.tool_site]
+        self._site_rotation = self._data.site_xmat[arm.tool_site]
         self._jacobian = np.zeros((3, arm.model.nv))
+        self._turn_jacobian = np.zeros((3, arm.model.nv))
+        self._quat = np.empty(4)
+        mujoco.mju_mat2Quat(self._quat, arm.base_rotation.T.ravel())
+        w, x, y, z = self._quat.tolist()
+        self._from_world: Quaternion = (x, y, z, w)
         self._to_base = np.ascontiguousarray(arm.base_rotation.T)
 
     def tool_position(self, q: FloatArray, out: FloatArray | None = None) -> FloatArray:
@@ -178,9 +185,21 @@ class Kinematics:
         return self._arm.to_base(self._site_position, np.empty(3) if out is None else out)
 
     def update(self, state: RobotState) -> None:
-        """Write tool position and Jacobian of the measured joints into ``state``, in place."""
+        """Write what ``state`` has room for of the tool at its measured joints, in place."""
         state.tool_jacobian_m_rad[:] = self.tool_jacobian(state.joint_position_rad)
         self._arm.to_base(self._site_position, state.tool_position_m)
+        if state.tool_orientation is None or state.tool_turn_jacobian is None:
+            return
+        state.tool_orientation[:] = self._orientation()
+        site, turning = self._arm.tool_site, self._turn_jacobian
+        mujoco.mj_jacSite(self._model, self._data, None, turning, site)
+        state.tool_turn_jacobian[:] = self._to_base.dot(turning[:, self._velocity_index])
+
+    def tool_orientation(self, q: FloatArray) -> FloatArray:
+        """Orientation [4] (quaternion x, y, z, w, base frame) of the tool site at ``q`` [n]."""
+        self._joint_positions[self._index] = q
+        mujoco.mj_kinematics(self._model, self._data)
+        return np.array(self._orientation())
 
     def tool_jacobian(self, q: FloatArray) -> FloatArray:
         """Derivative [3, n] (m/rad, base frame) of the tool position by the joint positions."""
@@ -189,6 +208,11 @@ class Kinematics:
         mujoco.mj_comPos(self._model, self._data)
         mujoco.mj_jacSite(self._model, self._data, self._jacobian, None, self._arm.tool_site)
         return self._to_base.dot(self._jacobian[:, self._velocity_index])
+
+    def _orientation(self) -> Quaternion:
+        mujoco.mju_mat2Quat(self._quat, self._site_rotation)
+        w, x, y, z = self._quat.tolist()
+        return multiply(self._from_world, (x, y, z, w))
 
     def contacts(self, q: FloatArray) -> tuple[ContactPair, ...]:
         """Pairs of geoms that would touch at joint positions ``q`` [n] (rad), with obstacles."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from smfp_core.digest import sha256
 from smfp_core.robot import RobotConfig
-from smfp_core.specs import ActionSpec, ControlAssumptions, ObservationSpec
+from smfp_core.specs import SPATIAL_FIELDS, ActionSpec, ControlAssumptions, ObservationSpec
 from smfp_core.strict import ConfigError, from_mapping
 
 SCHEMA = 1
@@ -278,9 +278,8 @@ def _check_consistency(
                 f"golden.{name}",
                 f"expected {len(golden.observation)} rows of {size} values",
             )
-    spatial_fields = ("tool_position", "goal_position", "goal_offset")
     for item in metadata.observation.fields:
-        wanted = 3 if item.name in spatial_fields else n_act
+        wanted = 3 if item.name in SPATIAL_FIELDS else n_act
         if item.size != wanted:
             raise PolicyFileError(
                 path,

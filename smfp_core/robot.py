@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from smfp_core.digest import sha256
+from smfp_core.orientations import Orientations
 from smfp_core.reference import ReferenceLimits
 from smfp_core.resources import share_path
 from smfp_core.specs import ActionSpec, FloatArray
@@ -72,7 +73,8 @@ class Shell:
     """Goals: a part of a spherical shell about ``center_m`` (base frame), above ``min_height_m``.
 
     ``azimuth_rad`` is measured about the base z axis from its x axis; ``obstacle_clearance_m`` is
-    how far a goal keeps from the obstacles of the surroundings.
+    how far a goal keeps from the obstacles of the surroundings. ``orientations``: those of a goal
+    that has one; None: the robot takes no such goals.
     """
 
     center_m: tuple[float, float, float]
@@ -81,6 +83,7 @@ class Shell:
     height_m: Range
     axis_clearance_m: float
     obstacle_clearance_m: float = 0.0
+    orientations: Orientations | None = None
 
     def __post_init__(self) -> None:
         for name in ("radius_m", "azimuth_rad", "height_m"):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smfp_core.rotation import rotation_vector
 from smfp_core.strict import ConfigError
 
 FloatArray = NDArray[np.float64]
@@ -45,6 +46,11 @@ class ObservationSpec:
                 )
             if item.size < 1:
                 raise ConfigError(f"observation field '{item.name}': size must be at least 1")
+
+    @property
+    def needs_orientation(self) -> bool:
+        """Whether a goal must say how the tool is to be turned, not only where it is to be."""
+        return any(item.name in ORIENTATION_FIELDS for item in self.fields)
 
     @property
     def size(self) -> int:
@@ -132,7 +138,9 @@ class RobotState:
     """What is known of the arm at one instant. All arrays are float64 in joint order.
 
     ``reference_*`` is the commanded reference, not a measurement. ``tool_position_m`` [3] is the
-    forward kinematics of the measured joints in the robot's base frame.
+    forward kinematics of the measured joints in the robot's base frame. ``tool_orientation`` [4]
+    (quaternion x, y, z, w) and ``tool_turn_jacobian`` [3, n] (rad/rad) are so too, both None where
+    nobody asks for them.
     """
 
     joint_position_rad: FloatArray
@@ -141,12 +149,23 @@ class RobotState:
     reference_velocity_rad_s: FloatArray
     tool_position_m: FloatArray = field(default_factory=lambda: np.zeros(3))
     tool_jacobian_m_rad: FloatArray = field(default_factory=lambda: np.zeros((3, 0)))
-    object_position_m: FloatArray = field(default_factory=lambda: np.zeros(3))
-    object_velocity_m_s: FloatArray = field(default_factory=lambda: np.zeros(3))
+    tool_orientation: FloatArray | None = None
+    tool_turn_jacobian: FloatArray | None = None
+
+    def ask_for_orientation(self, wanted: bool) -> None:
+        """Make room for how the tool is turned, or none, which spares the kinematics the work."""
+        n = len(self.joint_position_rad)
+        self.tool_orientation = np.array([0.0, 0.0, 0.0, 1.0]) if wanted else None
+        self.tool_turn_jacobian = np.zeros((3, n)) if wanted else None
 
 
 # Distance over which "goal_gradient" turns from a direction into an offset, m.
 GOAL_SOFTENING_M = 0.05
+# The same for "goal_step", in joint angle.
+GOAL_SOFTENING_RAD = 0.1
+# What a radian of the tool's orientation counts in metres, and the damping, for "goal_step".
+_LEVER_M = 0.3
+_DAMPING = np.eye(6) * 0.03**2
 
 
 def _goal_gradient(state: RobotState, goal: FloatArray) -> FloatArray:
@@ -155,16 +174,31 @@ def _goal_gradient(state: RobotState, goal: FloatArray) -> FloatArray:
     Far away it is the gradient of the distance, near the goal it shrinks with the offset. The
     kinematics are known exactly; a policy that is given them need not learn them.
     """
-    offset = goal - state.tool_position_m
+    offset = goal[:3] - state.tool_position_m
     offset /= math.hypot(*offset.tolist()) + GOAL_SOFTENING_M
     return offset.dot(state.tool_jacobian_m_rad)
 
 
-def _toward(state: RobotState, offset: FloatArray) -> FloatArray:
-    """As ``_goal_gradient``: how fast each joint [n] (m/rad) moves the tool along ``offset``."""
-    return (offset / (math.hypot(*offset.tolist()) + GOAL_SOFTENING_M)).dot(
-        state.tool_jacobian_m_rad
-    )
+def _goal_rotation(state: RobotState, goal: FloatArray) -> FloatArray:
+    """The rotation vector [3] (rad, base frame) that turns the tool onto the goal."""
+    if state.tool_orientation is None:
+        raise ValueError("the state does not say how the tool is turned")
+    return np.array(rotation_vector(state.tool_orientation.tolist(), goal[3:].tolist()))
+
+
+def _goal_step(state: RobotState, goal: FloatArray) -> FloatArray:
+    """How far each joint is from the goal pose [n], softly normalised to (-1, 1).
+
+    The damped least-squares step (Nakamura and Hanafusa 1986; Wampler 1986), that is to first order
+    in the error: a direction far away, an offset at the goal. Unlike two gradients, it says how
+    position and orientation are had at once.
+    """
+    assert state.tool_turn_jacobian is not None
+    jacobian = np.concatenate((state.tool_jacobian_m_rad, _LEVER_M * state.tool_turn_jacobian))
+    rotation = _goal_rotation(state, goal)
+    error = np.concatenate((goal[:3] - state.tool_position_m, _LEVER_M * rotation))
+    step = np.linalg.solve(jacobian.dot(jacobian.T) + _DAMPING, error).dot(jacobian)
+    return step / (max(map(abs, step.tolist())) + GOAL_SOFTENING_RAD)
 
 
 _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
@@ -173,17 +207,16 @@ _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
     "tracking_error": lambda state, goal: state.reference_position_rad - state.joint_position_rad,
     "reference_velocity": lambda state, goal: state.reference_velocity_rad_s,
     "tool_position": lambda state, goal: state.tool_position_m,
-    "goal_position": lambda state, goal: goal,
-    "goal_offset": lambda state, goal: goal - state.tool_position_m,
+    "goal_position": lambda state, goal: goal[:3],
+    "goal_offset": lambda state, goal: goal[:3] - state.tool_position_m,
     "goal_gradient": _goal_gradient,
-    "height_gradient": lambda state, goal: state.tool_jacobian_m_rad[2],
-    "object_position": lambda state, goal: state.object_position_m,
-    "object_velocity": lambda state, goal: state.object_velocity_m_s,
-    "object_offset": lambda state, goal: state.object_position_m - state.tool_position_m,
-    "object_goal_offset": lambda state, goal: goal - state.object_position_m,
-    "object_gradient": lambda s, goal: _toward(s, s.object_position_m - s.tool_position_m),
-    "object_goal_gradient": lambda s, goal: _toward(s, goal - s.object_position_m),
+    "goal_rotation": _goal_rotation,
+    "goal_step": _goal_step,
 }
+# Those of three values, whatever the arm; the others have one a joint.
+SPATIAL_FIELDS = ("tool_position", "goal_position", "goal_offset", "goal_rotation")
+# Those that need a goal with an orientation, and a state that says how the tool is turned.
+ORIENTATION_FIELDS = ("goal_rotation", "goal_step")
 
 
 def build_observation(
@@ -197,14 +230,16 @@ def build_observation(
     Args:
         spec: the ordered fields.
         state: the arm; arrays of n joints.
-        goal: goal position [3], metres, robot base frame.
+        goal: position [3] (m, base frame), or pose [7]: also a quaternion x, y, z, w, which
+            a spec with ``needs_orientation`` needs.
         out: float32 [spec.size] to write into, for a loop that must not allocate.
 
     Returns:
         float32 [spec.size].
 
     Raises:
-        ValueError: a field's data has another length than the spec says.
+        ValueError: a field's data has another length than the spec says, or the goal or the state
+            lacks the orientation that a field needs.
     """
     vector = np.empty(spec.size, np.float32) if out is None else out
     parts = [_SOURCES[item.name](state, goal) for item in spec.fields]

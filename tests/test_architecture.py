@@ -17,7 +17,8 @@ PACKAGES = {
 }
 # What a robot's computer runs: numpy and onnxruntime, but neither torch nor gymnasium.
 DEPLOYED_CORE = {
-    *("atomic", "digest", "policy_file", "reference", "resources", "robot", "specs", "strict")
+    *("atomic", "digest", "orientations", "policy_file", "reference", "resources", "robot"),
+    *("rotation", "specs", "strict"),
 }
 TRAINING_ONLY = {"torch", "gymnasium", "dm_control", "onnx", "safetensors", "tensorboard"}
 ROS = {"rclpy", "sensor_msgs", "std_msgs", "geometry_msgs", "std_srvs", "diagnostic_msgs"}

@@ -16,10 +16,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from smfp_core.reference import Reference, ReferenceLimits, action_to_command
 from smfp_core.robot import RobotConfig, load_robot
+from smfp_core.rotation import angle, unit_refusal
 from smfp_core.specs import (
     ActionSpec,
     ControlAssumptions,
@@ -28,13 +29,12 @@ from smfp_core.specs import (
     RobotState,
     build_observation,
 )
-from smfp_sim.arm import ContactPair, Kinematics, SimulationDiverged
-from smfp_sim.episode import SUCCESS_DISTANCE_M, Settling, Trajectory
+from smfp_sim.arm import Kinematics, SimulationDiverged
+from smfp_sim.episode import Settling, Trajectory
 from smfp_sim.plant import IDEAL, load_plant
 from smfp_sim.plant_arm import PlantArm, make_arm
 from smfp_sim.randomization import Randomization, control_assumptions
 from smfp_sim.randomized_arm import RandomizedArm, make_randomized_arm
-from smfp_sim.scene import Change
 
 _START_ATTEMPTS = 1000
 
@@ -49,6 +49,9 @@ class Motion:
         speed: reference velocity [n] after it, as a fraction of the greatest one.
         haste: what the action asked for [n], less the reference velocity it met; in fractions too.
         failed: the arm touched something, or the physics diverged.
+        angle_before_rad: between the tool's orientation and the goal's, before the step; 0 if the
+            goal has none.
+        angle_rad: after it.
     """
 
     distance_before_m: float
@@ -56,14 +59,15 @@ class Motion:
     speed: FloatArray
     haste: FloatArray
     failed: bool
+    angle_before_rad: float = 0.0
+    angle_rad: float = 0.0
 
 
 class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """A task of an arm with a goal, as a gymnasium environment.
 
     A task says what its policy sees (``describe``), where goals are (``draw_goal``) and what a step
-    is worth (``reward``); where it differs, what else is in the scene (``change_scene``), how an
-    episode begins (``draw``, ``place``), and what ends it (``is_fault``, ``mishap``).
+    is worth (``reward``).
 
     Args:
         robot: a shipped robot's name, the path of its YAML, or its description.
@@ -73,13 +77,13 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         randomization: name or path of a YAML that says how the robot differs from episode to
             episode, in place of a plant.
 
-    ``reset(options=...)`` takes ``joint_position`` [n] (rad), ``goal`` [3] (m, base frame),
-    ``plant_seed`` of the plant's randomness, ``hold_ticks``: control periods for which the arm is
-    held where it was measured before the episode begins, and ``record``: whether to keep its
-    ``trajectory``.
-    ``info`` holds ``distance_m``; ``contact`` and ``diverged``, each of which terminates; and
-    ``is_success``: whether the episode would count as a success if it ended now. After physics
-    that diverged ``info["message"]`` says so.
+    ``reset(options=...)`` takes ``joint_position`` [n] (rad), ``goal`` [3] (m, base frame) or,
+    where the policy sees the goal's orientation, [7] with a quaternion x, y, z, w, ``plant_seed``
+    of the plant's randomness, ``hold_ticks``: control periods for which the arm is held where it
+    was measured before the episode begins, and ``record``: whether to keep its ``trajectory``.
+    ``info`` holds ``distance_m``, and ``angle_rad`` to a goal's orientation; ``contact`` and
+    ``diverged``, each of which terminates; and ``is_success``: whether the episode would count as a
+    success if it ended now. After physics that diverged ``info["message"]`` says so.
 
     Attributes:
         trajectory: every control period of an episode that is recorded, else None.
@@ -87,7 +91,6 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     # gymnasium.Env declares it so, as an attribute of instances.
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
-    success_distance_m = SUCCESS_DISTANCE_M
 
     def __init__(
         self,
@@ -101,11 +104,9 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.render_mode = render_mode
         self.robot = robot if isinstance(robot, RobotConfig) else load_robot(robot)
         if randomization is None:
-            ideal_or_not = IDEAL if plant is None else load_plant(plant)
-            self.arm = make_arm(self.robot, ideal_or_not, change=self.change_scene())
+            self.arm = make_arm(self.robot, IDEAL if plant is None else load_plant(plant))
         elif plant is None:
-            change = self.change_scene()
-            self.arm = make_randomized_arm(self.robot, randomization, change=change)
+            self.arm = make_randomized_arm(self.robot, randomization)
         else:
             raise ValueError("plant, randomization: give one; the latter's file can have a plant")
         self._is_plant = isinstance(self.arm, PlantArm)
@@ -114,7 +115,7 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._observation_spec = self.describe(self.robot)
         self._action_spec = self.robot.action_spec()
         self._limits = ReferenceLimits.of(self._action_spec)
-        self._settling = Settling(self._action_spec.policy_period_s, self.success_distance_m)
+        self._settling = Settling(self._action_spec.policy_period_s)
         self._reference = Reference.at_rest(self.robot.home_rad)
         self._state = RobotState(
             self.arm.joint_position,
@@ -122,8 +123,10 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             self._reference.position,
             self._reference.velocity,
         )
-        self._goal: FloatArray = np.zeros(3)
+        self._posed = self._observation_spec.needs_orientation
+        self._goal: FloatArray = np.zeros(7 if self._posed else 3)
         self._tool: FloatArray = np.zeros(3)
+        self._tool_orientation: FloatArray | None = None
         self._start: dict[str, Any] = {}
         self._renderer: Any = None
         self.observation_space = gymnasium.spaces.Box(
@@ -141,34 +144,12 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """What a step was worth."""
 
     def draw_goal(self, start: FloatArray) -> FloatArray:
-        """A goal [3] (m, base frame) for an episode from joint positions ``start`` [n] (rad)."""
+        """A goal for an episode from joint positions ``start`` [n] (rad); see ``goal``."""
         return self.robot.sample_goal(self.np_random)
-
-    def change_scene(self) -> Change | None:
-        """What is added to the robot's MJCF; nothing, unless a task says so."""
-        return None
-
-    def draw(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Where an episode begins, as options of ``reset``: those ``given``, the others drawn."""
-        start, goal = given.get("joint_position"), given.get("goal")
-        start = self.draw_start() if start is None else start
-        goal = self.draw_goal(start) if goal is None else np.array(goal, np.float64).reshape(3)
-        return {"joint_position": start, "goal": goal}
-
-    def place(self, options: dict[str, Any]) -> None:
-        """Put what else is in the scene where ``options`` say; the arm was just reset."""
-
-    def is_fault(self, pair: ContactPair) -> bool:
-        """Whether the episode ends because these geoms touch: always, unless a task says no."""
-        return True
-
-    def mishap(self) -> str:
-        """What else ended the episode, in words; nothing, unless a task says so."""
-        return ""
 
     @property
     def goal(self) -> FloatArray:
-        """The goal [3] (m, base frame)."""
+        """The goal [3] (m, base frame); [7] with a quaternion x, y, z, w if it has one."""
         return self._goal.copy()
 
     @property
@@ -207,14 +188,14 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Start an episode; see the class for ``options``."""
         super().reset(seed=seed)
         given = options or {}
-        drawn = self.draw(given)
-        self._goal = drawn["goal"]
+        start, goal = given.get("joint_position"), given.get("goal")
+        start = self._draw_start() if start is None else start
+        self._goal = self.draw_goal(start) if goal is None else self._given_goal(goal)
         plant_seed = given.get("plant_seed")
         if plant_seed is None and self._is_plant:
             plant_seed = int(self.np_random.integers(2**63))
-        self._start = {**drawn, "goal": self.goal, "plant_seed": plant_seed}
-        self.arm.reset(drawn["joint_position"], plant_seed)
-        self.place(drawn)
+        self._start = {"joint_position": start, "goal": self.goal, "plant_seed": plant_seed}
+        self.arm.reset(start, plant_seed)
         self._reference = Reference.at_rest(self.arm.measured_position)
         period_s = self._action_spec.control_period_s
         self.trajectory = Trajectory(period_s) if given.get("record") else None
@@ -232,24 +213,25 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             raise ValueError(f"action must be finite, got {action}")
         wanted = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         haste = wanted - self._reference.velocity / self._limits.velocity
-        before = self._distance()
+        before, angle_before = self._distance(), self._angle()
         contact = diverged = False
         message = ""
         try:
             for _ in range(self._action_spec.ticks_per_action):
                 action_to_command(self._action_spec, self._limits, wanted, self._reference)
                 self._tick()
-                contact = contact or any(map(self.is_fault, self.arm.contacts()))
+                contact = contact or self.arm.in_contact
             self._read_state()
-            message = self.mishap()
         except SimulationDiverged as error:
             # The state before stands in for the lost one; the episode is over.
             diverged, message = True, str(error)
-        distance = self._distance()
-        failed = contact or bool(message)
-        self._settling.add(distance, failed)
+        distance, angle_rad = self._distance(), self._angle()
+        failed = contact or diverged
+        self._settling.add(distance, failed, angle_rad)
         speed = self._reference.velocity / self._limits.velocity
-        reward = self.reward(Motion(before, distance, speed, haste, failed))
+        reward = self.reward(
+            Motion(before, distance, speed, haste, failed, angle_before, angle_rad)
+        )
         info = self._info(contact, diverged)
         if message:
             info["message"] = message
@@ -294,7 +276,7 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._read_state()
         return self._observe()
 
-    def draw_start(self) -> FloatArray:
+    def _draw_start(self) -> FloatArray:
         low, high = np.array([joint.start_rad for joint in self.robot.joints]).T
         for _ in range(_START_ATTEMPTS):
             q = self.np_random.uniform(low, high)
@@ -323,21 +305,44 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             np.zeros(3),
             np.zeros((3, len(q))),
         )
+        if self._posed:
+            self._state.ask_for_orientation(True)
         self._kinematics.update(self._state)
         self._tool = self._state.tool_position_m
+        self._tool_orientation = self._state.tool_orientation
         if self._is_plant:
-            self._tool = self._kinematics.tool_position(self.arm.joint_position)
+            q = self.arm.joint_position
+            self._tool = self._kinematics.tool_position(q)
+            if self._posed:
+                self._tool_orientation = self._kinematics.tool_orientation(q)
 
     def _observe(self) -> NDArray[np.float32]:
         return build_observation(self._observation_spec, self._state, self._goal)
 
     def _distance(self) -> float:
-        return float(np.linalg.norm(self._goal - self._tool))
+        return float(np.linalg.norm(self._goal[:3] - self._tool))
+
+    def _angle(self) -> float:
+        if self._tool_orientation is None:
+            return 0.0
+        return angle(self._tool_orientation.tolist(), self._goal[3:].tolist())
+
+    def _given_goal(self, goal: ArrayLike) -> FloatArray:
+        given, size = np.array(goal, np.float64), 7 if self._posed else 3
+        if given.shape != (size,):
+            raise ValueError(f"goal: this task takes {size} values, got shape {given.shape}")
+        refusal = unit_refusal(given[3:].tolist()) if self._posed else None
+        if refusal is not None:
+            raise ValueError(f"goal: {refusal}")
+        return given
 
     def _info(self, contact: bool, diverged: bool) -> dict[str, Any]:
-        return {
+        info = {
             "distance_m": self._distance(),
             "contact": contact,
             "diverged": diverged,
             "is_success": self._settling.reached,
         }
+        if self._posed:
+            info["angle_rad"] = self._angle()
+        return info
