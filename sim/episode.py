@@ -18,11 +18,16 @@ SUCCESS_TIME_S = 0.5
 class Settling:
     """Whether the tool was at the goal at every policy step of the last ``SUCCESS_TIME_S``.
 
+    Args:
+        policy_period_s: length of a policy step.
+        distance_m: what counts as at the goal.
+
     Attributes:
         steps: policy steps that it has been there for, without a break.
     """
 
-    def __init__(self, policy_period_s: float) -> None:
+    def __init__(self, policy_period_s: float, distance_m: float = SUCCESS_DISTANCE_M) -> None:
+        self._distance_m = distance_m
         self._needed = round(SUCCESS_TIME_S / policy_period_s)
         self.steps = 0
 
@@ -31,7 +36,7 @@ class Settling:
 
         ``failed``: the arm touched something.
         """
-        near = distance_m < SUCCESS_DISTANCE_M and angle_rad < SUCCESS_ANGLE_RAD and not failed
+        near = distance_m < self._distance_m and angle_rad < SUCCESS_ANGLE_RAD and not failed
         self.steps = self.steps + 1 if near else 0
 
     @property

@@ -149,6 +149,8 @@ class RobotState:
     reference_velocity_rad_s: FloatArray
     tool_position_m: FloatArray = field(default_factory=lambda: np.zeros(3))
     tool_jacobian_m_rad: FloatArray = field(default_factory=lambda: np.zeros((3, 0)))
+    object_position_m: FloatArray = field(default_factory=lambda: np.zeros(3))
+    object_velocity_m_s: FloatArray = field(default_factory=lambda: np.zeros(3))
     tool_orientation: FloatArray | None = None
     tool_turn_jacobian: FloatArray | None = None
 
@@ -201,6 +203,13 @@ def _goal_step(state: RobotState, goal: FloatArray) -> FloatArray:
     return step / (max(map(abs, step.tolist())) + GOAL_SOFTENING_RAD)
 
 
+def _toward(state: RobotState, offset: FloatArray) -> FloatArray:
+    """As ``_goal_gradient``: how fast each joint [n] (m/rad) moves the tool along ``offset``."""
+    return (offset / (math.hypot(*offset.tolist()) + GOAL_SOFTENING_M)).dot(
+        state.tool_jacobian_m_rad
+    )
+
+
 _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
     "joint_position": lambda state, goal: state.joint_position_rad,
     "joint_velocity": lambda state, goal: state.joint_velocity_rad_s,
@@ -212,6 +221,13 @@ _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
     "goal_gradient": _goal_gradient,
     "goal_rotation": _goal_rotation,
     "goal_step": _goal_step,
+    "height_gradient": lambda state, goal: state.tool_jacobian_m_rad[2],
+    "object_position": lambda state, goal: state.object_position_m,
+    "object_velocity": lambda state, goal: state.object_velocity_m_s,
+    "object_offset": lambda state, goal: state.object_position_m - state.tool_position_m,
+    "object_goal_offset": lambda state, goal: goal - state.object_position_m,
+    "object_gradient": lambda s, goal: _toward(s, s.object_position_m - s.tool_position_m),
+    "object_goal_gradient": lambda s, goal: _toward(s, goal - s.object_position_m),
 }
 # Those of three values, whatever the arm; the others have one a joint.
 SPATIAL_FIELDS = ("tool_position", "goal_position", "goal_offset", "goal_rotation")

@@ -29,12 +29,13 @@ from smfp_core.specs import (
     RobotState,
     build_observation,
 )
-from smfp_sim.arm import Kinematics, SimulationDiverged
-from smfp_sim.episode import Settling, Trajectory
+from smfp_sim.arm import ContactPair, Kinematics, SimulationDiverged
+from smfp_sim.episode import SUCCESS_DISTANCE_M, Settling, Trajectory
 from smfp_sim.plant import IDEAL, load_plant
 from smfp_sim.plant_arm import PlantArm, make_arm
 from smfp_sim.randomization import Randomization, control_assumptions
 from smfp_sim.randomized_arm import RandomizedArm, make_randomized_arm
+from smfp_sim.scene import Change
 
 _START_ATTEMPTS = 1000
 
@@ -67,7 +68,8 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """A task of an arm with a goal, as a gymnasium environment.
 
     A task says what its policy sees (``describe``), where goals are (``draw_goal``) and what a step
-    is worth (``reward``).
+    is worth (``reward``); where it differs, what else is in the scene (``change_scene``), how an
+    episode begins (``draw``, ``place``), and what ends it (``is_fault``, ``mishap``).
 
     Args:
         robot: a shipped robot's name, the path of its YAML, or its description.
@@ -91,6 +93,7 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     # gymnasium.Env declares it so, as an attribute of instances.
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
+    success_distance_m = SUCCESS_DISTANCE_M
 
     def __init__(
         self,
@@ -104,9 +107,11 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.render_mode = render_mode
         self.robot = robot if isinstance(robot, RobotConfig) else load_robot(robot)
         if randomization is None:
-            self.arm = make_arm(self.robot, IDEAL if plant is None else load_plant(plant))
+            ideal_or_not = IDEAL if plant is None else load_plant(plant)
+            self.arm = make_arm(self.robot, ideal_or_not, change=self.change_scene())
         elif plant is None:
-            self.arm = make_randomized_arm(self.robot, randomization)
+            change = self.change_scene()
+            self.arm = make_randomized_arm(self.robot, randomization, change=change)
         else:
             raise ValueError("plant, randomization: give one; the latter's file can have a plant")
         self._is_plant = isinstance(self.arm, PlantArm)
@@ -115,7 +120,7 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._observation_spec = self.describe(self.robot)
         self._action_spec = self.robot.action_spec()
         self._limits = ReferenceLimits.of(self._action_spec)
-        self._settling = Settling(self._action_spec.policy_period_s)
+        self._settling = Settling(self._action_spec.policy_period_s, self.success_distance_m)
         self._reference = Reference.at_rest(self.robot.home_rad)
         self._state = RobotState(
             self.arm.joint_position,
@@ -146,6 +151,28 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def draw_goal(self, start: FloatArray) -> FloatArray:
         """A goal for an episode from joint positions ``start`` [n] (rad); see ``goal``."""
         return self.robot.sample_goal(self.np_random)
+
+    def change_scene(self) -> Change | None:
+        """What is added to the robot's MJCF; nothing, unless a task says so."""
+        return None
+
+    def draw(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Where an episode begins, as options of ``reset``: those ``given``, the others drawn."""
+        start, goal = given.get("joint_position"), given.get("goal")
+        start = self.draw_start() if start is None else start
+        goal = self.draw_goal(start) if goal is None else self._given_goal(goal)
+        return {"joint_position": start, "goal": goal}
+
+    def place(self, options: dict[str, Any]) -> None:
+        """Put what else is in the scene where ``options`` say; the arm was just reset."""
+
+    def is_fault(self, pair: ContactPair) -> bool:
+        """Whether the episode ends because these geoms touch: always, unless a task says no."""
+        return True
+
+    def mishap(self) -> str:
+        """What else ended the episode, in words; nothing, unless a task says so."""
+        return ""
 
     @property
     def goal(self) -> FloatArray:
@@ -188,14 +215,14 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Start an episode; see the class for ``options``."""
         super().reset(seed=seed)
         given = options or {}
-        start, goal = given.get("joint_position"), given.get("goal")
-        start = self._draw_start() if start is None else start
-        self._goal = self.draw_goal(start) if goal is None else self._given_goal(goal)
+        drawn = self.draw(given)
+        self._goal = drawn["goal"]
         plant_seed = given.get("plant_seed")
         if plant_seed is None and self._is_plant:
             plant_seed = int(self.np_random.integers(2**63))
-        self._start = {"joint_position": start, "goal": self.goal, "plant_seed": plant_seed}
-        self.arm.reset(start, plant_seed)
+        self._start = {**drawn, "goal": self.goal, "plant_seed": plant_seed}
+        self.arm.reset(drawn["joint_position"], plant_seed)
+        self.place(drawn)
         self._reference = Reference.at_rest(self.arm.measured_position)
         period_s = self._action_spec.control_period_s
         self.trajectory = Trajectory(period_s) if given.get("record") else None
@@ -220,13 +247,14 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             for _ in range(self._action_spec.ticks_per_action):
                 action_to_command(self._action_spec, self._limits, wanted, self._reference)
                 self._tick()
-                contact = contact or self.arm.in_contact
+                contact = contact or any(map(self.is_fault, self.arm.contacts()))
             self._read_state()
+            message = self.mishap()
         except SimulationDiverged as error:
             # The state before stands in for the lost one; the episode is over.
             diverged, message = True, str(error)
         distance, angle_rad = self._distance(), self._angle()
-        failed = contact or diverged
+        failed = contact or bool(message)
         self._settling.add(distance, failed, angle_rad)
         speed = self._reference.velocity / self._limits.velocity
         reward = self.reward(
@@ -276,7 +304,7 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._read_state()
         return self._observe()
 
-    def _draw_start(self) -> FloatArray:
+    def draw_start(self) -> FloatArray:
         low, high = np.array([joint.start_rad for joint in self.robot.joints]).T
         for _ in range(_START_ATTEMPTS):
             q = self.np_random.uniform(low, high)
