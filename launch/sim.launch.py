@@ -20,8 +20,8 @@ from launch_ros.actions import Node
 
 from launch import LaunchDescription
 from smfp_control.launching import (
-    PACKAGE,
     common_arguments,
+    described,
     end_launch,
     markers_node,
     policy_node,
@@ -35,11 +35,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             *common_arguments("sim.yaml", autostart=True),
             Node(
-                package=PACKAGE,
-                executable="sim_node",
-                name="sim_node",
-                namespace=LaunchConfiguration("namespace"),
-                output="screen",
+                **described("sim_node"),
                 parameters=[
                     LaunchConfiguration("config"),
                     {"robot": typed("robot", str), "publish_rate_hz": typed("rate", float)},

@@ -27,6 +27,7 @@ except packages.PackageNotFoundError:
     pytest.skip("launch files need the package built and sourced", allow_module_level=True)
 
 from bench import Bench, FakeDriver, open_bench  # noqa: E402
+from rcl_interfaces.srv import GetParameters  # noqa: E402
 
 from smfp_core.robot import RobotConfig  # noqa: E402
 
@@ -111,6 +112,17 @@ def test_hardware_launch_starts_unconfigured_and_takes_its_arguments(
         assert not bench.commands
         assert bench.transition("configure") and bench.transition("activate")
         bench.until(lambda: bench.commands, "commands")
+
+
+def test_hardware_launch_never_waits_for_states_as_a_simulation_does(
+    bench: Bench, policy_path: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("/**/policy_node:\n  ros__parameters:\n    lockstep: true\n")
+    with launched(bench, "hardware.launch.py", f"policy:={policy_path}", f"config:={config}"):
+        request = GetParameters.Request(names=["lockstep"])
+        (value,) = bench.call(GetParameters, "policy_node/get_parameters", request).values
+        assert value.bool_value is False
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from launch.actions import DeclareLaunchArgument, Shutdown
 from launch.conditions import IfCondition
 from launch.events.process import ProcessExited
@@ -65,14 +67,27 @@ def common_arguments(config: str, autostart: bool) -> list[DeclareLaunchArgument
     ]
 
 
-def policy_node(*text_arguments: str) -> LifecycleNode:
-    """The policy node, with further arguments of the same names as its parameters, all text."""
+def described(executable: str) -> dict[str, Any]:
+    """What all nodes are described with."""
+    namespace = LaunchConfiguration("namespace")
+    return {
+        "package": PACKAGE,
+        "executable": executable,
+        "name": executable,
+        "namespace": namespace,
+        "output": "screen",
+    }
+
+
+def policy_node(*text_arguments: str, **fixed: bool) -> LifecycleNode:
+    """The policy node.
+
+    Args:
+        text_arguments: further arguments of the same names as its parameters, all text.
+        fixed: parameters that neither arguments nor the file of parameters can change.
+    """
     return LifecycleNode(
-        package=PACKAGE,
-        executable="policy_node",
-        name="policy_node",
-        namespace=LaunchConfiguration("namespace"),
-        output="screen",
+        **described("policy_node"),
         parameters=[
             LaunchConfiguration("config"),
             {
@@ -81,6 +96,7 @@ def policy_node(*text_arguments: str) -> LifecycleNode:
                 "control_rate_hz": typed("rate", float),
                 "autostart": typed("autostart", bool),
                 **{name: typed(name, str) for name in text_arguments},
+                **fixed,
             },
         ],
         on_exit=end_launch,
@@ -95,11 +111,7 @@ def markers_node(publish_description: bool, *text_arguments: str) -> Node:
         text_arguments: further arguments of the same names as its parameters.
     """
     return Node(
-        package=PACKAGE,
-        executable="markers_node",
-        name="markers_node",
-        namespace=LaunchConfiguration("namespace"),
-        output="screen",
+        **described("markers_node"),
         condition=IfCondition(LaunchConfiguration("markers")),
         parameters=[
             {
