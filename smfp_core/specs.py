@@ -140,7 +140,8 @@ class RobotState:
     ``reference_*`` is the commanded reference, not a measurement. ``tool_position_m`` [3] is the
     forward kinematics of the measured joints in the robot's base frame. ``tool_orientation`` [4]
     (quaternion x, y, z, w) and ``tool_turn_jacobian`` [3, n] (rad/rad) are so too, both None where
-    nobody asks for them.
+    nobody asks for them. ``object_*`` [3] is an object's centre and its velocity in the base
+    frame; only a task with an object knows them.
     """
 
     joint_position_rad: FloatArray
@@ -225,14 +226,19 @@ _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
     "object_position": lambda state, goal: state.object_position_m,
     "object_velocity": lambda state, goal: state.object_velocity_m_s,
     "object_offset": lambda state, goal: state.object_position_m - state.tool_position_m,
-    "object_goal_offset": lambda state, goal: goal - state.object_position_m,
+    "object_goal_offset": lambda state, goal: goal[:3] - state.object_position_m,
     "object_gradient": lambda s, goal: _toward(s, s.object_position_m - s.tool_position_m),
-    "object_goal_gradient": lambda s, goal: _toward(s, goal - s.object_position_m),
+    "object_goal_gradient": lambda s, goal: _toward(s, goal[:3] - s.object_position_m),
 }
 # Those of three values, whatever the arm; the others have one a joint.
-SPATIAL_FIELDS = ("tool_position", "goal_position", "goal_offset", "goal_rotation")
+SPATIAL_FIELDS = (
+    *("tool_position", "goal_position", "goal_offset", "goal_rotation"),
+    *("object_position", "object_velocity", "object_offset", "object_goal_offset"),
+)
 # Those that need a goal with an orientation, and a state that says how the tool is turned.
 ORIENTATION_FIELDS = ("goal_rotation", "goal_step")
+# Those that need to know where an object is.
+OBJECT_FIELDS = tuple(name for name in _SOURCES if name.startswith("object_"))
 
 
 def build_observation(

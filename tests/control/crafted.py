@@ -76,6 +76,7 @@ def write_policy(
     action: ActionSpec | None = None,
     robot_name: str | None = None,
     control: ControlAssumptions | None = None,
+    observation: ObservationSpec | None = None,
 ) -> Path:
     """Seal a linear policy [n_obs, n_act] for ``robot`` as a file."""
     # torch comes with this import, and is wanted only where files are written.
@@ -84,7 +85,7 @@ def write_policy(
     n_obs, n_act = weight.shape
     metadata = PolicyMetadata(
         schema=SCHEMA,
-        observation=observation_of(robot),
+        observation=observation or observation_of(robot),
         action=action or robot.action_spec(),
         robot=RobotBinding(robot_name or robot.name, robot.mjcf_sha256),
         control=control or ControlAssumptions(0.0, "none"),

@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bench import Bench, FakeDriver
 from crafted import towards_goal, write_policy
 from sensor_msgs.msg import JointState
 
 from smfp_core.robot import RobotConfig
+from smfp_sim.tasks.push import PushEnv
 
 pytestmark = pytest.mark.process
 
@@ -42,6 +44,10 @@ def test_each_bad_configuration_is_refused_with_a_reason(
     other = write_policy(
         tmp_path / "other.onnx", robot, towards_goal(robot), robot_name="another_arm"
     )
+    pushing = PushEnv.describe(robot)
+    pusher = write_policy(
+        tmp_path / "pusher.onnx", robot, np.zeros((pushing.size, 6)), observation=pushing
+    )
     truncated = tmp_path / "truncated.onnx"
     truncated.write_bytes(policy_path.read_bytes()[:-100])
     bench.start_policy_node()
@@ -60,6 +66,9 @@ def test_each_bad_configuration_is_refused_with_a_reason(
     assert "no shipped policy" in refusal(policy_path="nowhere")
     assert "sha256" in refusal(policy_path=str(truncated))
     assert "another_arm" in refusal(policy_path=str(other))
+    assert "observation.object_position: this node has no source for it" in refusal(
+        policy_path=str(pusher)
+    )
     assert "not a shipped robot" in refusal(robot="nowhere")
     assert "nowhere.yaml" in refusal(robot="/nowhere.yaml")
     assert "control_period_s" in refusal(control_rate_hz=250.0)

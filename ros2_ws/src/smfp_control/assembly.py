@@ -28,9 +28,10 @@ from smfp_control.path_guard import PathGuard
 from smfp_control.policy_runner import PolicyRunner
 from smfp_control.polling import create_polled_subscription
 from smfp_control.safety import SafetyFilter, StateMonitor
-from smfp_core.policy_file import PolicyFile
+from smfp_core.policy_file import PolicyFile, PolicyFileError
 from smfp_core.resources import share_path
 from smfp_core.robot import RobotConfig, load_robot
+from smfp_core.specs import OBJECT_FIELDS
 from smfp_sim.arm import ArmModel, Kinematics
 from smfp_sim.clearance import ClearanceModel
 
@@ -59,6 +60,25 @@ def find_policy(name_or_path: str) -> Path:
         ) from error
 
 
+def load_policy(name_or_path: str, robot: RobotConfig) -> PolicyFile:
+    """A policy, found, loaded and verified for ``robot``, that sees only what nodes know.
+
+    Raises:
+        ParameterError: there is no such file.
+        PolicyFileError: it cannot be used for this robot, or by a node.
+    """
+    path = find_policy(name_or_path)
+    policy = PolicyFile.load(path, robot)
+    for item in policy.observation.fields:
+        if item.name in OBJECT_FIELDS:
+            raise PolicyFileError(
+                path,
+                f"observation.{item.name}",
+                "this node has no source for it: nothing tells it where an object is",
+            )
+    return policy
+
+
 def make_runner(
     parameters: PolicyNodeParameters, policy_path: str, robot: RobotConfig
 ) -> PolicyRunner:
@@ -68,7 +88,7 @@ def make_runner(
         ParameterError: there is no such file.
         PolicyFileError: it cannot be used for this robot.
     """
-    policy = PolicyFile.load(find_policy(policy_path), robot)
+    policy = load_policy(policy_path, robot)
     noise = NoiseSource(
         policy.deterministic_noise,
         parameters.noise_scale,

@@ -33,7 +33,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import ColorRGBA, String
 from visualization_msgs.msg import Marker, MarkerArray
 
-from smfp_control.assembly import find_policy
+from smfp_control.assembly import load_policy
 from smfp_control.goals import goal_of
 from smfp_control.joint_state import JointStateReader
 from smfp_control.parameters import ParameterError
@@ -41,7 +41,7 @@ from smfp_control.path_prediction import PathPrediction
 from smfp_control.polling import create_polled_subscription
 from smfp_control.process import RunnableNode, run_node
 from smfp_control.status import STATUS_QOS
-from smfp_core.policy_file import PolicyFile, PolicyFileError
+from smfp_core.policy_file import PolicyFileError
 from smfp_core.robot import Obstacle, load_robot
 from smfp_core.specs import FloatArray
 from smfp_core.strict import ConfigError
@@ -90,7 +90,7 @@ class MarkersNode(RunnableNode):
         self._robot = load_robot(robot_name)
         self._prediction: PathPrediction | None = None
         if policy_path:
-            policy = PolicyFile.load(find_policy(policy_path), self._robot)
+            policy = load_policy(policy_path, self._robot)
             self._prediction = PathPrediction(self._robot, policy)
         self._reader = JointStateReader(self._robot.joint_names)
         self._goal: FloatArray | None = None

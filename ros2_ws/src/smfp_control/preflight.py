@@ -42,7 +42,7 @@ from rich.markup import escape
 from rich.table import Table
 from sensor_msgs.msg import JointState
 
-from smfp_control.assembly import find_policy
+from smfp_control.assembly import load_policy
 from smfp_control.commands import COMMAND_QOS, command_type
 from smfp_control.parameters import ParameterError, PolicyNodeParameters
 from smfp_control.polling import create_polled_subscription
@@ -57,7 +57,7 @@ from smfp_control.preflight_checks import (
 from smfp_control.preflight_commands import check_commands
 from smfp_control.process import interrupt_on_signals
 from smfp_core.atomic import write_atomically
-from smfp_core.policy_file import PolicyFile, PolicyFileError
+from smfp_core.policy_file import PolicyFileError
 from smfp_core.robot import CommandInterface, RobotConfig, load_robot
 from smfp_core.strict import ConfigError
 from smfp_sim.arm import ArmModel
@@ -223,7 +223,7 @@ def inspect(options: argparse.Namespace) -> list[Row]:
     ArmModel(robot)
     interface: CommandInterface = options.command_interface or robot.command_interface
     policy, row = check_policy(
-        lambda: PolicyFile.load(find_policy(options.policy or f"{robot.name}_reach"), robot),
+        lambda: load_policy(options.policy or f"{robot.name}_reach", robot),
         (PolicyFileError, ParameterError),
     )
     observer = Observer(robot, options, interface)
