@@ -79,6 +79,7 @@ lint: $(DEV_STAMP) ## Check style, formatting and types
 	@ln -sfn ../../sim build/imports/smfp_sim
 	@ln -sfn ../../ros2_ws/src/smfp_control build/imports/smfp_control
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy benchmarks
 
 format: $(DEV_STAMP) ## Sort imports and format the code
 	$(VENV)/bin/ruff check --select I --fix .

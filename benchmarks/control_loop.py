@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from smfp_control.isolation import Child, local_environment, stop_children
+from smfp_control.isolation import local_environment
 from smfp_core.atomic import write_atomically
 from smfp_core.provenance import here
 from smfp_core.resources import share_path
@@ -129,37 +129,26 @@ def _resident_mb(pid: int) -> float:
 def _start_node(policy: Path, with_torch: bool) -> dict[str, float]:
     """Seconds until a fresh ``policy_node`` is configured, and its resident memory then."""
     arguments = ["--ros-args", "-p", f"policy_path:={policy}", "-p", "autostart:=true"]
+    node = ["-c", _WITH_TORCH] if with_torch else ["-m", "smfp_control.policy_node"]
     start = time.monotonic()
-    if with_torch:
-        # Not by Child, which starts modules; both ways write to a file and are read alike.
-        output = tempfile.TemporaryFile()  # noqa: SIM115 closed below
+    with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", _WITH_TORCH, *arguments], stdout=output, stderr=output
+            [sys.executable, *node, *arguments], stdout=output, stderr=output
         )
-    else:
-        child = Child("smfp_control.policy_node", arguments)
-        process = child.process
-    try:
-        said = ""
-        while _CONFIGURED not in said:
-            if process.poll() is not None or time.monotonic() - start > _START_S:
-                sys.exit(f"policy_node did not come up:\n{said}")
-            time.sleep(0.005)
-            if with_torch:
+        try:
+            said = ""
+            while _CONFIGURED not in said:
+                if process.poll() is not None or time.monotonic() - start > _START_S:
+                    sys.exit(f"policy_node did not come up:\n{said}")
+                time.sleep(0.005)
                 said = os.pread(output.fileno(), 1 << 20, 0).decode(errors="replace")
-            else:
-                said = child.output()
-        return {
-            "cold_start_s": time.monotonic() - start,
-            "resident_mb": _resident_mb(process.pid),
-        }
-    finally:
-        if with_torch:
+            return {
+                "cold_start_s": time.monotonic() - start,
+                "resident_mb": _resident_mb(process.pid),
+            }
+        finally:
             process.terminate()
             process.wait(10.0)
-            output.close()
-        else:
-            stop_children([child])
 
 
 def measure_start(policy: Path, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:

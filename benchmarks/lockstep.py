@@ -46,7 +46,7 @@ def main() -> int:
     os.environ.update(local_environment())
     digests: set[str] = set()
     factors: list[float] = []
-    faults = 0
+    faults = ticks = 0
     started = time.monotonic()
     rig = Rig(options.policy, plant=options.plant)
     try:
@@ -58,6 +58,7 @@ def main() -> int:
             factors.append(result.ticks / robot.control_rate_hz / result.wall_s)
             if (i + 1) % 50 == 0:
                 print(f"{i + 1} repeats, {len(digests)} trajectories", file=sys.stderr, flush=True)
+            ticks = result.ticks
     finally:
         rig.close()
     slowest, median, fastest = np.percentile(factors, (0, 50, 100)).round(3).tolist()
@@ -68,7 +69,7 @@ def main() -> int:
         },
         "plant": options.plant,
         "repeats": options.repeats,
-        "ticks_per_episode": result.ticks,
+        "ticks_per_episode": ticks,
         "faults": faults,
         "distinct_trajectories": len(digests),
         "sha256": sorted(digests),

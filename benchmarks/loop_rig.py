@@ -109,7 +109,7 @@ class Rig:
             self._position[:] = command.position
             self._velocity[:] = command.velocity
         else:
-            self._driver.take_position(command.position)
+            self._driver.take_position(command.position.tolist())
 
     def tick(self, now_ns: int) -> bool:
         """Let the arm move for a period, then tick."""

@@ -162,7 +162,9 @@ def row_of(worker: Worker, task: str, gflops: float) -> dict[str, Any]:
 def markdown(record: dict[str, Any]) -> str:
     """The tables as text."""
     rows = record["rows"]
-    base = next((r for r in rows if (r["library"], r["agent"]) == ("stable_baselines3", "sac")), {})
+    base: dict[str, Any] = next(
+        (r for r in rows if (r["library"], r["agent"]) == ("stable_baselines3", "sac")), {}
+    )
     origin = record["measured_by"]
     lines = [
         "# Speed of training, measured",

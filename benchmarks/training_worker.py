@@ -74,7 +74,7 @@ class Ours:
             "update": update,
             "acting": _median_ms(lambda: agent.act(trainer.collector.observation)),
             "stepping": _median_ms(
-                lambda: trainer.collector.step(trainer.rng.uniform(-1, 1, agent.n_act))
+                lambda: trainer.collector.step(trainer.rng.uniform(-1, 1, agent.n_act).astype("f4"))
             ),
         }
         # The graph is fused: a stage's time is what the update takes less without it.
