@@ -202,7 +202,7 @@ class PushEnv(ArmTask):
         """Length (m) of the tool's way to behind the puck, past the puck."""
         tool = self._tool - self._state.object_position_m
         push = self._goal - self._state.object_position_m
-        around = _way_around(tool[0], tool[1], math.atan2(-push[1], -push[0]))
+        around = way_around(tool[0], tool[1], math.atan2(-push[1], -push[0]))
         height = self._tool[2] - self._scene.floor_m
         return around + abs(float(height) - PUSH_HEIGHT_M)
 
@@ -217,7 +217,7 @@ class PushEnv(ArmTask):
         }
 
 
-def _way_around(x: float, y: float, azimuth: float) -> float:
+def way_around(x: float, y: float, azimuth: float) -> float:
     """Shortest way (m) from (x, y) to the point of the circle ``PASSING_M`` at ``azimuth`` (rad).
 
     It keeps out of the circle, about the origin; from inside it leads along the circle, and out

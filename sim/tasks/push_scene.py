@@ -71,7 +71,6 @@ class PushScene:
         self._place = slice(first, first + 7)
         dof = int(model.body_dofadr[body])
         self._velocity = slice(dof, dof + 3)
-        self._body = body
         # The part that is meant to push: the bodies that do not move against the tool.
         weld = model.body_weldid
         tool = weld[model.site_bodyid[arm.tool_site]]
@@ -89,7 +88,8 @@ class PushScene:
 
     def object_position(self, data: mujoco.MjData) -> FloatArray:
         """Centre of the puck [3], m, base frame."""
-        return self._arm.to_base(data.xpos[self._body], np.empty(3))
+        # Not xpos, which a step of the physics leaves behind by a step.
+        return self._arm.to_base(data.qpos[self._place][:3], np.empty(3))
 
     def object_velocity(self, data: mujoco.MjData) -> FloatArray:
         """Its velocity [3], m/s, base frame."""
@@ -97,7 +97,8 @@ class PushScene:
 
     def object_tilt(self, data: mujoco.MjData) -> float:
         """Angle (rad) between its axis and the vertical."""
-        return math.acos(max(-1.0, min(1.0, float(data.xmat[self._body, 8]))))
+        _, x, y, _ = data.qpos[self._place][3:].tolist()
+        return math.acos(max(-1.0, 1.0 - 2.0 * (x * x + y * y)))
 
     def tool_tilt_cosine(self, data: mujoco.MjData) -> float:
         """Cosine of the angle between the tool's z axis and straight down."""
