@@ -61,14 +61,22 @@ class SceneRenderer:
             self._camera.fixedcamid = fixed
         self._area = mujoco.MjrRect(0, 0, width, height)
 
-    def frame(self, q: FloatArray, goal: FloatArray | None = None) -> NDArray[np.uint8]:
+    def frame(
+        self,
+        q: FloatArray,
+        goal: FloatArray | None = None,
+        everything: FloatArray | None = None,
+    ) -> NDArray[np.uint8]:
         """The picture, RGB [height, width, 3].
 
         Args:
             q: joint positions [n], rad.
-            goal: goal position [3], metres, base frame.
+            goal: position [3], metres, base frame, or pose [7] of which the position is marked.
+            everything: positions [nq] as the model has them, where more than the arm moves.
         """
         arm, data = self._arm, self._data
+        if everything is not None:
+            data.qpos[:] = everything
         data.qpos[arm.position_index] = q
         mujoco.mj_forward(arm.model, data)
         self._context.make_current()
@@ -83,7 +91,7 @@ class SceneRenderer:
         )
         self._mark(data.site_xpos[arm.tool_site], TOOL_RADIUS_M, TOOL_RGBA)
         if goal is not None:
-            world = arm.base_position + arm.base_rotation @ np.asarray(goal)
+            world = arm.base_position + arm.base_rotation @ np.asarray(goal)[:3]
             self._mark(world, GOAL_RADIUS_M, GOAL_RGBA)
         picture = np.empty((self._area.height, self._area.width, 3), np.uint8)
         mujoco.mjr_render(self._area, self._scene, self._drawer)

@@ -273,7 +273,7 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             from smfp_sim.render import SceneRenderer
 
             self._renderer = SceneRenderer(self.arm.arm)
-        return self._renderer.frame(self.arm.joint_position, goal=self._goal)
+        return self._renderer.frame(self.arm.joint_position, self._goal, self.arm.data.qpos)
 
     def close(self) -> None:
         """Free the renderer."""

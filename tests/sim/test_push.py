@@ -24,6 +24,7 @@ from smfp_core.specs import OBJECT_FIELDS, FloatArray
 from smfp_sim.arm import ArmModel
 from smfp_sim.plant import Plant
 from smfp_sim.plant_arm import PlantArm
+from smfp_sim.render import RenderingUnavailable
 from smfp_sim.tasks import PUSH_ID, PUSH_STEPS
 from smfp_sim.tasks.push import PUSH_HEIGHT_M, PushEnv, way_around
 from smfp_sim.tasks.push_scene import HEIGHT_M, MASS_KG, OBJECT, RADIUS_M, PushScene, add_object
@@ -355,3 +356,21 @@ def test_progress_of_the_puck_pays_more_than_anything_else(env: PushEnv) -> None
     assert np.mean(pushing) > 0.6
     # And the rest on the goal is worth most.
     assert resting[-1] > 1.3 and resting[-1] > max(resting) - 0.01
+
+
+def test_the_picture_shows_the_puck_where_it_is() -> None:
+    task = PushEnv(render_mode="rgb_array")
+    columns = []
+    for y in (0.2, -0.2):
+        start(task, [0.42, -y, 0.1], [0.55, y, HEIGHT_M / 2], [0.55, y / 2, HEIGHT_M / 2])
+        try:
+            picture = task.render()
+        except RenderingUnavailable as error:
+            pytest.skip(str(error))
+        assert picture is not None
+        red, green, blue = (picture[..., i].astype(int) for i in range(3))
+        column = np.nonzero((red > 150) & (green > 100) & (blue < 80))[1]
+        assert len(column) > 50
+        columns.append(np.median(column))
+    task.close()
+    assert abs(columns[0] - columns[1]) > 100
