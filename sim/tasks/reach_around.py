@@ -3,8 +3,12 @@
 
 Everything is as in reach (``reach.py``), but a goal is drawn until the obstacle stands in the
 straight way to it. The way round is the policy's choice: over the obstacle, behind it or in front
-of it. Touching the obstacle terminates, as every contact does. The way was taken where the tool
-passed the obstacle, that is the upright plane through the base's axis and the obstacle's centre:
+of it. The reward's distance is that of the shortest way round the obstacle (``way_round.py``) for a
+tool that keeps 5 cm from it: along the straight line it would pay to wait in front of it. Touching
+the obstacle terminates, as every contact does.
+
+The way was taken where the tool passed the obstacle, that is the upright plane through the base's
+axis and the obstacle's centre:
 
 - ``over``: above its top,
 - ``inside``: nearer to the base's axis than its centre,
@@ -13,6 +17,7 @@ passed the obstacle, that is the upright plane through the base's axis and the o
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +27,13 @@ from numpy.typing import NDArray
 from smfp_core.robot import Obstacle, RobotConfig
 from smfp_core.specs import FloatArray
 from smfp_core.strict import ConfigError
+from smfp_sim.tasks.arm_task import Motion
 from smfp_sim.tasks.reach import ReachEnv
+from smfp_sim.way_round import way_round_m
 
 # Some starts have the obstacle in no way, above it for one: they get any goal.
 _GOAL_ATTEMPTS = 100
-# The straight way is judged at points this far apart, for a tool that is this thick.
+# The straight way is judged at points this far apart; the tool keeps this far from the obstacle.
 _SPACING_M, _TOOL_RADIUS_M = 0.01, 0.05
 
 
@@ -55,6 +62,7 @@ class ReachAroundEnv(ReachEnv):
             )
         self._obstacle = obstacles[0]
         self._way = ""
+        self._left_before_m = 0.0
 
     def draw_goal(self, start: FloatArray) -> FloatArray:
         """A goal [3] (m, base frame) with the obstacle before it, seen from the tool's start."""
@@ -71,7 +79,9 @@ class ReachAroundEnv(ReachEnv):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start an episode; see ``ArmTask`` for ``options``."""
         self._way = ""
-        return super().reset(seed=seed, options=options)
+        begun = super().reset(seed=seed, options=options)
+        self._left_before_m = self._left_m()
+        return begun
 
     def step(
         self, action: NDArray[np.float32]
@@ -82,6 +92,16 @@ class ReachAroundEnv(ReachEnv):
         self._way = passed(self._obstacle, before, self._tool) or self._way
         return observation, reward, terminated, truncated, {**info, "way": self._way}
 
+    def reward(self, motion: Motion) -> float:
+        """As the module says."""
+        before, self._left_before_m = self._left_before_m, self._left_m()
+        detour = dataclasses.replace(
+            motion,
+            distance_before_m=before,
+            distance_m=self._left_before_m,
+        )
+        return super().reward(detour)
+
     def snapshot(self) -> dict[str, Any]:
         """State that ``restore`` goes on from to the bit."""
         return {**super().snapshot(), "way": self._way}
@@ -89,10 +109,16 @@ class ReachAroundEnv(ReachEnv):
     def restore(self, snapshot: dict[str, Any]) -> NDArray[np.float32]:
         """Go back to a ``snapshot`` of the same task; returns its observation."""
         self._way = str(snapshot["way"])
-        return super().restore(snapshot)
+        observation = super().restore(snapshot)
+        self._left_before_m = self._left_m()
+        return observation
 
     def _info(self, contact: bool, diverged: bool) -> dict[str, Any]:
         return {**super()._info(contact, diverged), "way": self._way}
+
+    def _left_m(self) -> float:
+        """How far it is from the tool to the goal, round the obstacle."""
+        return way_round_m(self._obstacle, self._tool, self._goal, _TOOL_RADIUS_M)
 
 
 def stands_between(obstacle: Obstacle, start: FloatArray, end: FloatArray) -> bool:
