@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench import Bench, open_bench
-from crafted import towards_goal, write_policy
 from driver_process import Motion, set_faults, start_driver
 
 from smfp_core.robot import RobotConfig, load_robot
@@ -84,7 +83,6 @@ def test_an_fr3_reaches_a_goal_through_the_controller_of_its_yaml(
     local_ros: None, tmp_path: Path
 ) -> None:
     robot = load_robot("fr3")
-    policy = write_policy(tmp_path / "fr3.onnx", robot, towards_goal(robot))
     goal = np.array([0.37, 0.06, 0.55])
     controller = "fr3_arm_controller"
     with open_bench(robot) as bench:
@@ -96,7 +94,7 @@ def test_an_fr3_reaches_a_goal_through_the_controller_of_its_yaml(
             *("--joint-states-topic", "franka/joint_states"),
             *("--controllers", controller, "--active", controller),
         )
-        bench.start_policy_node(policy, robot="fr3")
+        bench.start_policy_node("fr3_reach", robot="fr3")
         assert bench.transition("configure")
         bench.until(lambda: bench.states, "joint states")
         assert bench.transition("activate")
@@ -107,9 +105,15 @@ def test_an_fr3_reaches_a_goal_through_the_controller_of_its_yaml(
     assert_within_limits(robot, motion)
 
 
-def test_an_fr3_without_a_policy_is_refused_with_the_reason(local_ros: None) -> None:
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [("fr3_dance", "'fr3_dance' is no shipped policy"), ("ur5e_reach", "'ur5e'")],
+)
+def test_an_fr3_without_a_policy_of_its_own_is_refused_with_the_reason(
+    local_ros: None, policy: str, reason: str
+) -> None:
     with open_bench(load_robot("fr3")) as bench:
-        bench.start_policy_node("fr3_reach", robot="fr3")
+        bench.start_policy_node(policy, robot="fr3")
         assert not bench.transition("configure")
         bench.until(lambda: bench.status.get("refusal"), "a reason on ~/status")
-        assert "'fr3_reach' is no shipped policy" in bench.status["refusal"]
+        assert reason in bench.status["refusal"]
