@@ -196,19 +196,44 @@ def _goal_step(state: RobotState, goal: FloatArray) -> FloatArray:
     in the error: a direction far away, an offset at the goal. Unlike two gradients, it says how
     position and orientation are had at once.
     """
+    return _step(state, goal[:3] - state.tool_position_m, _goal_rotation(state, goal))
+
+
+def _step(state: RobotState, offset: FloatArray, rotation: FloatArray) -> FloatArray:
     assert state.tool_turn_jacobian is not None
     jacobian = np.concatenate((state.tool_jacobian_m_rad, _LEVER_M * state.tool_turn_jacobian))
-    rotation = _goal_rotation(state, goal)
-    error = np.concatenate((goal[:3] - state.tool_position_m, _LEVER_M * rotation))
+    error = np.concatenate((offset, _LEVER_M * rotation))
     step = np.linalg.solve(jacobian.dot(jacobian.T) + _DAMPING, error).dot(jacobian)
     return step / (max(map(abs, step.tolist())) + GOAL_SOFTENING_RAD)
 
 
-def _toward(state: RobotState, offset: FloatArray) -> FloatArray:
-    """As ``_goal_gradient``: how fast each joint [n] (m/rad) moves the tool along ``offset``."""
-    return (offset / (math.hypot(*offset.tolist()) + GOAL_SOFTENING_M)).dot(
-        state.tool_jacobian_m_rad
-    )
+# Where a tool that pushes stands, from the object's centre: behind it, seen from the goal, and up.
+PUSH_DISTANCE_M = 0.095
+PUSH_LIFT_M = 0.01
+
+
+def _approach_step(state: RobotState, goal: FloatArray) -> FloatArray:
+    """As ``_goal_step``: to the place behind the object, with the tool's z axis straight down."""
+    x, y, _ = (goal[:3] - state.object_position_m).tolist()
+    behind = PUSH_DISTANCE_M / (math.hypot(x, y) + 1e-6)
+    offset = state.object_position_m - state.tool_position_m
+    return _upright_step(state, offset[0] - behind * x, offset[1] - behind * y)
+
+
+def _push_step(state: RobotState, goal: FloatArray) -> FloatArray:
+    """As ``_goal_step``: along the way that the object has to go, with the z axis straight down."""
+    x, y, _ = (goal[:3] - state.object_position_m).tolist()
+    return _upright_step(state, x, y)
+
+
+def _upright_step(state: RobotState, x: float, y: float) -> FloatArray:
+    if state.tool_orientation is None:
+        raise ValueError("the state does not say how the tool is turned")
+    height = state.object_position_m[2] + PUSH_LIFT_M - state.tool_position_m[2]
+    i, j, k, w = state.tool_orientation.tolist()
+    # The tool's z axis is (2 (ik + jw), 2 (jk - iw), ...); this is its cross product with down.
+    rotation = np.array([2.0 * (i * w - j * k), 2.0 * (i * k + j * w), 0.0])
+    return _step(state, np.array([x, y, height]), rotation)
 
 
 _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
@@ -222,13 +247,12 @@ _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
     "goal_gradient": _goal_gradient,
     "goal_rotation": _goal_rotation,
     "goal_step": _goal_step,
-    "height_gradient": lambda state, goal: state.tool_jacobian_m_rad[2],
     "object_position": lambda state, goal: state.object_position_m,
     "object_velocity": lambda state, goal: state.object_velocity_m_s,
     "object_offset": lambda state, goal: state.object_position_m - state.tool_position_m,
     "object_goal_offset": lambda state, goal: goal[:3] - state.object_position_m,
-    "object_gradient": lambda s, goal: _toward(s, s.object_position_m - s.tool_position_m),
-    "object_goal_gradient": lambda s, goal: _toward(s, goal[:3] - s.object_position_m),
+    "object_approach_step": _approach_step,
+    "object_push_step": _push_step,
 }
 # Those of three values, whatever the arm; the others have one a joint.
 SPATIAL_FIELDS = (

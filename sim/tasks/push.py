@@ -16,8 +16,8 @@ metres, a the way of the tool to behind the puck (below) and a0 that before, t o
 of the tool's tilt, w the reference velocity and u the commanded velocity as fractions of the
 greatest one, and g = exp(-(d / 0.02)^2), which is 1 when nothing is left to push:
 
-    40 (d0 - d) + 10 (1 - g) (a0 - a) + 0.3 (1 - g) exp(-a / 0.05) + 0.3 g
-        + 0.5 exp(-d / 0.05) + 0.5 exp(-d / 0.015) + 0.2 - 0.5 t
+    40 (d0 - d) + 20 (1 - g) (a0 - a) + (1 - g) (0.3 (1 - a) + 0.2 exp(-a / 0.03)) + 0.5 g
+        + 0.5 exp(-d / 0.05) + 0.5 exp(-d / 0.015) - 0.5 t
         - 0.02 mean(w^2) - 0.005 mean((u - w)^2)
 
 The way a is the length of the shortest path on the floor to the place behind the puck, seen from
@@ -36,7 +36,13 @@ from typing import Any
 import numpy as np
 
 from smfp_core.robot import RobotConfig
-from smfp_core.specs import FloatArray, ObservationField, ObservationSpec
+from smfp_core.specs import (
+    PUSH_DISTANCE_M,
+    PUSH_LIFT_M,
+    FloatArray,
+    ObservationField,
+    ObservationSpec,
+)
 from smfp_sim.arm import ContactPair
 from smfp_sim.scene import Change
 from smfp_sim.tasks.arm_task import ArmTask, Motion
@@ -44,10 +50,9 @@ from smfp_sim.tasks.push_scene import HEIGHT_M, OBJECT, PushScene, add_object
 
 FAILURE_PENALTY = 1.0
 # A flange's edge is well below the puck's top, what sticks out at its side above it.
-PUSH_HEIGHT_M = 0.035
-# Of the puck's centre from the tool's: where they touch (puck 4.5 cm, flange 3.9 cm), and where
-# the tool passes by.
-TOUCHING_M, PASSING_M = 0.08, 0.095
+PUSH_HEIGHT_M = HEIGHT_M / 2 + PUSH_LIFT_M
+# Of the puck's centre from the tool's where they touch: puck 4.5 cm, flange 3.9 cm, less some play.
+TOUCHING_M = 0.08
 
 # About the base's z axis: where the puck starts, where goals are, where the puck may be.
 _OBJECT_RADIUS_M, _OBJECT_AZIMUTH_RAD = (0.42, 0.60), 0.7
@@ -96,9 +101,8 @@ class PushEnv(ArmTask):
                 ObservationField("object_velocity", 3, "m/s", frame),
                 ObservationField("object_offset", 3, "m", frame),
                 ObservationField("object_goal_offset", 3, "m", frame),
-                ObservationField("height_gradient", n, "m/rad", frame),
-                ObservationField("object_gradient", n, "m/rad"),
-                ObservationField("object_goal_gradient", n, "m/rad"),
+                ObservationField("object_approach_step", n, ""),
+                ObservationField("object_push_step", n, ""),
             )
         )
 
@@ -142,12 +146,11 @@ class PushEnv(ArmTask):
         tilt = 1.0 - self._scene.tool_tilt_cosine(self.arm.data)
         return float(
             40.0 * (motion.distance_before_m - distance)
-            + 10.0 * (1.0 - done) * (self._way_before - self._way)
-            + 0.3 * (1.0 - done) * math.exp(-self._way / 0.05)
-            + 0.3 * done
+            + 20.0 * (1.0 - done) * (self._way_before - self._way)
+            + (1.0 - done) * (0.3 * (1.0 - self._way) + 0.2 * math.exp(-self._way / 0.03))
+            + 0.5 * done
             + 0.5 * math.exp(-distance / 0.05)
             + 0.5 * math.exp(-distance / 0.015)
-            + 0.2
             - 0.5 * tilt
             - 0.02 * (speed @ speed) / speed.size
             - 0.005 * (haste @ haste) / haste.size
@@ -193,6 +196,8 @@ class PushEnv(ArmTask):
 
     def _read_state(self) -> None:
         super()._read_state()
+        self._state.ask_for_orientation(True)
+        self._kinematics.update(self._state)
         data = self.arm.data
         self._state.object_position_m = self._scene.object_position(data)
         self._state.object_velocity_m_s = self._scene.object_velocity(data)
@@ -218,16 +223,18 @@ class PushEnv(ArmTask):
 
 
 def way_around(x: float, y: float, azimuth: float) -> float:
-    """Shortest way (m) from (x, y) to the point of the circle ``PASSING_M`` at ``azimuth`` (rad).
+    """Shortest way (m) from (x, y) to the circle of ``PUSH_DISTANCE_M``, there at ``azimuth`` (rad).
 
     It keeps out of the circle, about the origin; from inside it leads along the circle, and out
     first from where tool and puck overlap.
     """
     radius = math.hypot(x, y)
     turn = abs(math.remainder(math.atan2(y, x) - azimuth, math.tau))
-    if radius <= PASSING_M:
-        return PASSING_M * turn + max(TOUCHING_M - radius, 0.0)
-    free = math.acos(PASSING_M / radius)
+    if radius <= PUSH_DISTANCE_M:
+        return PUSH_DISTANCE_M * turn + max(TOUCHING_M - radius, 0.0)
+    free = math.acos(PUSH_DISTANCE_M / radius)
     if turn <= free:
-        return math.sqrt(radius**2 + PASSING_M**2 - 2.0 * radius * PASSING_M * math.cos(turn))
-    return math.sqrt(radius**2 - PASSING_M**2) + PASSING_M * (turn - free)
+        return math.sqrt(
+            radius**2 + PUSH_DISTANCE_M**2 - 2.0 * radius * PUSH_DISTANCE_M * math.cos(turn)
+        )
+    return math.sqrt(radius**2 - PUSH_DISTANCE_M**2) + PUSH_DISTANCE_M * (turn - free)
