@@ -223,10 +223,10 @@ class PushEnv(ArmTask):
 
 
 def way_around(x: float, y: float, azimuth: float) -> float:
-    """Shortest way (m) from (x, y) to the circle of ``PUSH_DISTANCE_M``, there at ``azimuth`` (rad).
+    """Shortest way (m) from (x, y) to the place at ``PUSH_DISTANCE_M`` and ``azimuth`` (rad).
 
-    It keeps out of the circle, about the origin; from inside it leads along the circle, and out
-    first from where tool and puck overlap.
+    It keeps out of the circle of that radius about the origin; from inside it leads along the
+    circle, and out first from where tool and puck overlap.
     """
     radius = math.hypot(x, y)
     turn = abs(math.remainder(math.atan2(y, x) - azimuth, math.tau))

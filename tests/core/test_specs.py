@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 
 from smfp_core.specs import (
     GOAL_SOFTENING_M,
+    PUSH_DISTANCE_M,
+    PUSH_LIFT_M,
     ObservationField,
     ObservationSpec,
     RobotState,
@@ -60,3 +63,33 @@ def test_goal_gradient_is_the_jacobian_transposed_times_a_softened_direction():
     np.testing.assert_allclose(build_observation(spec, state, goal), expected, rtol=1e-6)
     at_goal = build_observation(spec, state, STATE.tool_position_m)
     np.testing.assert_array_equal(at_goal, [0.0, 0.0])
+
+
+def test_pushing_steps_lead_behind_the_object_and_along_its_way_with_the_tool_upright():
+    # A tool that points down, over joints that move and turn it along and about the axes.
+    state = replace(
+        STATE,
+        tool_jacobian_m_rad=np.eye(6)[:3],
+        tool_turn_jacobian=np.eye(6)[3:],
+        tool_orientation=np.array([1.0, 0.0, 0.0, 0.0]),
+        tool_position_m=np.array([0.4, 0.3, 0.1]),
+        object_position_m=np.array([0.5, 0.0, 0.025]),
+    )
+    fields = [ObservationField(f"object_{name}_step", 6, "") for name in ("approach", "push")]
+    goal = np.array([0.7, 0.0, 0.025])
+
+    def steps(state: RobotState) -> np.ndarray:
+        return build_observation(ObservationSpec(tuple(fields)), state, goal).reshape(2, 6)
+
+    behind = np.array([0.5 - PUSH_DISTANCE_M - 0.4, -0.3, 0.025 + PUSH_LIFT_M - 0.1])
+    along = np.array([0.2, 0.0, behind[2]])
+    for step, way in zip(steps(state), (behind, along), strict=True):
+        np.testing.assert_allclose(step[:3], way / (np.abs(way).max() + 0.1), rtol=0.01)
+        np.testing.assert_allclose(step[3:], 0.0, atol=1e-9)
+    half = 0.1  # turned about the x axis by pi and twice that, so it is to turn back
+    tilted = replace(state, tool_orientation=np.array([math.cos(half), 0, 0, -math.sin(half)]))
+    turns = steps(tilted)[:, 3:]
+    assert np.all(turns[:, 0] < -0.1)
+    np.testing.assert_allclose(turns[:, 1:], 0.0, atol=1e-9)
+    with pytest.raises(ValueError, match="how the tool is turned"):
+        steps(replace(state, tool_orientation=None))
