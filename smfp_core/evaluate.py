@@ -67,6 +67,7 @@ class Evaluation:
     success_rate: float | None
     final_error_median_m: float | None
     q_excess: float | None
+    final_angle_median_rad: float | None = None
 
 
 def deterministic(sampler: Sampler, noise: NDArray[np.float32]) -> Policy:
@@ -108,7 +109,7 @@ def run_episodes(
         seeds: seeds of the episodes, and of the policy's noise in them.
         value: Q and the discount that it was learned with, for ``q_excess``.
     """
-    returns, successes, errors, excesses = [], [], [], []
+    returns, successes, errors, angles, excesses = [], [], [], [], []
     for seed in seeds:
         rng = np.random.default_rng(seed)
         observation = np.asarray(env.reset(seed=seed)[0], np.float32)
@@ -131,6 +132,8 @@ def run_episodes(
             successes.append(float(info["is_success"]))
         if "distance_m" in info:
             errors.append(float(info["distance_m"]))
+        if "angle_rad" in info:
+            angles.append(float(info["angle_rad"]))
     return Evaluation(
         mode,
         len(seeds),
@@ -139,6 +142,7 @@ def run_episodes(
         float(np.mean(successes)) if successes else None,
         float(np.median(errors)) if errors else None,
         float(np.mean(excesses)) if excesses else None,
+        float(np.median(angles)) if angles else None,
     )
 
 
@@ -250,6 +254,8 @@ def main() -> None:
     for r in results:
         success = "-" if r.success_rate is None else f"{r.success_rate:.1%}"
         median = "-" if r.final_error_median_m is None else f"{1e3 * r.final_error_median_m:.1f} mm"
+        if r.final_angle_median_rad is not None:
+            median += f", {r.final_angle_median_rad:.3f} rad"
         table.add_row(r.mode, f"{r.return_mean:.1f} +- {r.return_std:.1f}", success, median)
     Console().print(table)
     if arguments.json:

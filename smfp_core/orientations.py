@@ -14,6 +14,9 @@ from smfp_core.rotation import Quaternion, inverse, multiply, unit_refusal
 from smfp_core.specs import FloatArray
 from smfp_core.strict import ConfigError
 
+# A goal at the edge, written with six decimals and sent again, is still one.
+_TOLERANCE_RAD = 1e-5
+
 
 @dataclass(frozen=True)
 class Orientations:
@@ -61,7 +64,7 @@ class Orientations:
             ("tilt", tilt, self.tilt_rad),
             ("yaw", abs(yaw), self.yaw_rad),
         ):
-            if value > most + 1e-6:
+            if value > most + _TOLERANCE_RAD:
                 return (
                     f"orientation not accepted: {name} {value:.3f} rad from the middle "
                     f"{[round(x, 4) for x in self.middle_xyzw]} (x, y, z, w), at most {most:g} rad"

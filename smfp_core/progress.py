@@ -110,23 +110,32 @@ class RunLog:
             text += f", success {result.success_rate:.0%}"
         if result.final_error_median_m is not None:
             text += f", median error {1e3 * result.final_error_median_m:.1f} mm"
+        if result.final_angle_median_rad is not None:
+            text += f", {result.final_angle_median_rad:.3f} rad"
         self._progress.console.print(text, highlight=False)
 
 
 class _CsvLog:
-    """A CSV that appends rows; its header is that of the first row."""
+    """A CSV that appends rows; its header is that of the first row.
+
+    Values that a later version adds to a row are left out of a file that was begun without them.
+    """
 
     def __init__(self, path: Path, start: int) -> None:
         self._file: TextIO | None = None
         self._path = path
+        self._names: list[str] = []
         if path.exists():
             _drop_rows_after(path, start)
 
     def write(self, row: Mapping[str, object]) -> None:
-        new = not self._path.exists()
         if self._file is None:
-            self._file = self._path.open("a", newline="", encoding="utf-8")
-        writer = csv.DictWriter(self._file, list(row))
+            self._file = self._path.open("a+", newline="", encoding="utf-8")
+            self._file.seek(0)
+            self._names = next(csv.reader(self._file), [])
+        new = not self._names
+        self._names = self._names or list(row)
+        writer = csv.DictWriter(self._file, self._names, extrasaction="ignore")
         if new:
             writer.writeheader()
         writer.writerow(row)

@@ -264,11 +264,13 @@ class RobotConfig:
         """Digest that binds policies to this arm's model."""
         return mjcf_sha256(self.mjcf)
 
-    def goal_refusal(self, goal: FloatArray) -> str | None:
-        """Why ``goal`` [3] (m, base frame) is no place to send the arm to; None if it is one.
+    def goal_refusal(self, pose: FloatArray) -> str | None:
+        """Why a goal [3] (m, base frame) is no place to send the arm to; None if it is one.
 
-        Of this description alone: what the arm meets on its way there is not judged.
+        Of [7], with a quaternion x, y, z, w, the orientation is judged as well. Of this description
+        alone: what the arm meets on its way there is not judged.
         """
+        goal = pose[:3]
         refusal = self.goals.refusal(goal)
         if refusal is not None:
             return refusal
@@ -284,7 +286,11 @@ class RobotConfig:
                     f"goal {distance_m:.3f} m from the obstacle '{obstacle.name}', nearer than "
                     f"{self.goals.obstacle_clearance_m} m"
                 )
-        return None
+        if len(pose) == 3:
+            return None
+        if self.goals.orientations is None:
+            return f"'{self.name}' takes no orientation: its YAML has no goals.orientations"
+        return self.goals.orientations.refusal(pose[3:].tolist())
 
     def sample_goal(self, rng: np.random.Generator) -> FloatArray:
         """Draw a goal [3] (m, base frame) that is not refused."""
@@ -292,6 +298,16 @@ class RobotConfig:
             goal = self.goals.sample(rng)
             if self.goal_refusal(goal) is None:
                 return goal
+
+    def sample_pose(self, rng: np.random.Generator) -> FloatArray:
+        """Draw a goal [7] that is not refused: position and quaternion x, y, z, w, base frame.
+
+        Raises:
+            RobotConfigError: the YAML does not say which orientations goals may have.
+        """
+        if self.goals.orientations is None:
+            raise RobotConfigError(f"goals.orientations: missing in the YAML of '{self.name}'")
+        return np.concatenate([self.sample_goal(rng), self.goals.orientations.sample(rng)])
 
     def action_spec(self) -> ActionSpec:
         """The action that policies for this arm are trained with."""

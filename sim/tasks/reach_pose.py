@@ -61,9 +61,7 @@ class ReachPoseEnv(ArmTask):
 
     def draw_goal(self, start: FloatArray) -> FloatArray:
         """A goal [7]: position (m) and quaternion x, y, z, w, base frame."""
-        orientations = self.robot.goals.orientations
-        assert orientations is not None
-        return np.concatenate([super().draw_goal(start), orientations.sample(self.np_random)])
+        return self.robot.sample_pose(self.np_random)
 
     def reward(self, motion: Motion) -> float:
         """As the module says."""

@@ -28,6 +28,7 @@ from smfp_control.isolation import Child, DomainReservation, stop_children
 from smfp_control.polling import create_polled_subscription
 from smfp_control.status import STATUS_QOS
 from smfp_core.robot import RobotConfig
+from smfp_core.rotation import angle
 from smfp_sim.arm import ArmModel, Kinematics
 
 # Generous: these machines run other work, and discovery alone may take 3 s.
@@ -187,12 +188,14 @@ class Bench:
         return self.call(SetBool, "policy_node/estop", SetBool.Request(data=pressed))
 
     def send_goal(self, goal: Any, frame: str = "base_link") -> None:
-        """Publish a goal, once the node listens."""
+        """Publish a goal, [3] or [7] with a quaternion x, y, z, w, once the node listens."""
         self.until(self._goals.get_subscription_count, "a subscriber of the goal")
         message = PoseStamped()
         message.header.frame_id = frame
-        point = message.pose.position
-        point.x, point.y, point.z = map(float, goal)
+        point, turn = message.pose.position, message.pose.orientation
+        point.x, point.y, point.z = map(float, goal[:3])
+        if len(goal) > 3:
+            turn.x, turn.y, turn.z, turn.w = map(float, goal[3:])
         self._goals.publish(message)
 
     # The arm.
@@ -206,6 +209,11 @@ class Bench:
     def goal_error_m(self, goal: Any) -> float:
         """Distance of the tool to ``goal``, from the joint states alone."""
         return math.dist(self._kinematics.tool_position(self.joint_position()), goal)
+
+    def goal_angle_rad(self, goal: Any) -> float:
+        """Angle of the tool to the orientation of ``goal`` [7], from the joint states alone."""
+        turned = self._kinematics.tool_orientation(self.joint_position())
+        return angle(turned.tolist(), [float(x) for x in goal[3:]])
 
     def assert_never_moved(self) -> None:
         """Every command seen was the same."""

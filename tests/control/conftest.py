@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench import Bench, open_bench
-from crafted import towards_goal, write_policy
+from crafted import towards_goal, write_policy, write_pose_policy
 from lockstep import LockStep
 
 from smfp_control.isolation import local_environment
 from smfp_core.policy_file import PolicyFile
 from smfp_core.robot import RobotConfig, load_robot
+from smfp_core.rotation import multiply
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +46,12 @@ def nan_policy_path(robot: RobotConfig, tmp_path_factory: pytest.TempPathFactory
     return write_policy(path, robot, towards_goal(robot), spoilt=True)
 
 
+@pytest.fixture(scope="session")
+def pose_policy_path(robot: RobotConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy that goes to goals with an orientation."""
+    return write_pose_policy(tmp_path_factory.mktemp("policy") / "pose.onnx", robot)
+
+
 @pytest.fixture
 def policy(policy_path: Path, robot: RobotConfig) -> PolicyFile:
     return PolicyFile.load(policy_path, robot)
@@ -53,6 +60,15 @@ def policy(policy_path: Path, robot: RobotConfig) -> PolicyFile:
 @pytest.fixture
 def lockstep(robot: RobotConfig, policy: PolicyFile) -> LockStep:
     return LockStep(robot, policy)
+
+
+@pytest.fixture
+def near_pose() -> np.ndarray:
+    """The near goal, with the tool turned by a third of a radian."""
+    down = load_robot("ur5e").goals.orientations
+    assert down is not None
+    turn = (0.0, 0.0, np.sin(1 / 6), np.cos(1 / 6))
+    return np.array([*NEAR_GOAL, *multiply(down.middle_xyzw, turn)])
 
 
 NEAR_GOAL = np.array([0.42, 0.20, 0.55])

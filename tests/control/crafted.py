@@ -32,6 +32,18 @@ def observation_of(robot: RobotConfig) -> ObservationSpec:
     )
 
 
+def pose_observation_of(robot: RobotConfig) -> ObservationSpec:
+    """What a crafted policy for poses sees."""
+    n = len(robot.joints)
+    return ObservationSpec(
+        (
+            ObservationField("joint_position", n, "rad"),
+            ObservationField("goal_rotation", 3, "rad", "base"),
+            ObservationField("goal_step", n, ""),
+        )
+    )
+
+
 def linear_graph(weight: np.ndarray, noise_gain: float, spoilt: bool = False) -> onnx.ModelProto:
     """clip(observation @ weight + noise_gain * noise, -1, 1); ``spoilt``: NaN unless that is 0."""
 
@@ -107,3 +119,12 @@ def towards_goal(robot: RobotConfig, gain_per_s: float = 3.0) -> np.ndarray:
     weight = np.zeros((observation_of(robot).size, len(robot.joints)), np.float32)
     weight[-3:] = (gain_per_s * np.linalg.pinv(jacobian)).T / robot.policy.velocity_rad_s
     return weight
+
+
+def write_pose_policy(path: Path, robot: RobotConfig) -> Path:
+    """A policy that follows ``goal_step``, which is inverse kinematics, one step at a time."""
+    n = len(robot.joints)
+    spec = pose_observation_of(robot)
+    weight = np.zeros((spec.size, n), np.float32)
+    weight[-n:] = np.eye(n)
+    return write_policy(path, robot, weight, observation=spec)

@@ -23,10 +23,12 @@ from smfp_control.policy_runner import PolicyRunner
 from smfp_control.safety import KINDS, Intervention, SafetyFilter, StateMonitor
 from smfp_core.reference import Reference
 from smfp_core.robot import RobotConfig
+from smfp_core.rotation import angle
 from smfp_core.specs import FloatArray, RobotState
 
 # A queue that is longer than this is left for the next tick: a flood must not stop the loop.
 _MOST_MESSAGES_PER_TICK = 16
+_GOAL_LACKS = "the policy needs an orientation, and the goal was taken without one: send it again"
 
 
 class LoopState(enum.Enum):
@@ -149,6 +151,7 @@ class ControlLoop:
         self.command = Reference.at_rest(np.zeros(n))
         self.state = LoopState.HOLD
         self.goal_error_m = math.nan
+        self.goal_angle_error_rad = math.nan
         # What somebody other than the control thread finds wrong, for as long as it is.
         self.external: Fault | None = None
         self._publishers = publishers or PublisherWatch()
@@ -180,6 +183,7 @@ class ControlLoop:
             np.zeros(3),
             np.zeros((3, n)),
         )
+        self._robot_state.ask_for_orientation(runner.needs_orientation)
         self._runner = self._next_runner = runner
         self.reader.velocity_filter_s = runner.velocity_filter_s
         self._goal: FloatArray | None = None
@@ -197,7 +201,9 @@ class ControlLoop:
 
     @property
     def goal(self) -> FloatArray | None:
-        """Goal [3] that is pursued (m, base frame), None while there is none."""
+        """Goal that is pursued, None while there is none: [3] (m, base frame), or [7] with a
+        quaternion x, y, z, w if the policy needs one.
+        """
         return self._goal
 
     @property
@@ -211,15 +217,20 @@ class ControlLoop:
         return self._begun and self._latch.fault is None and not self._stopping
 
     def set_goal(self, goal: FloatArray) -> str | None:
-        """Pursue ``goal`` [3] (m, base frame); returns the reason if it is refused.
+        """Pursue ``goal``, [3] (m, base frame) or [7]; returns the reason if it is refused.
 
+        The quaternion x, y, z, w of the latter is ignored unless the policy needs an orientation.
         A refused goal also ends the pursuit of the one before: whoever sent it no longer wants
         the arm to go there.
         """
-        refusal = self.robot.goal_refusal(goal)
+        wanted = np.array(goal, np.float64)
+        if not self._next_runner.needs_orientation:
+            wanted = wanted[:3]
+        refusal = _GOAL_LACKS if self._lacks_orientation(wanted) else None
+        refusal = refusal or self.robot.goal_refusal(wanted)
         if self._latch.fault is not None:
             refusal = f"fault '{self._latch.fault.kind.value}' is latched: call reset first"
-        self._goal = np.array(goal, np.float64) if refusal is None else None
+        self._goal = wanted if refusal is None else None
         return refusal
 
     def drop_goal(self) -> None:
@@ -231,16 +242,22 @@ class ControlLoop:
         """What the control thread samples."""
         return self._runner
 
-    def swap(self, runner: PolicyRunner) -> None:
-        """Sample ``runner`` from the next tick on.
+    def swap(self, runner: PolicyRunner) -> str | None:
+        """Sample ``runner`` from the next tick on; returns why the goal had to be dropped, if so.
 
-        The reference goes on from where it is, so the command takes no step; the old runner is
+        A goal that was taken without an orientation is none for a policy that needs one. The
+        reference goes on from where it is, so the command takes no step; the old runner is
         in use until ``runner`` is what the property of that name gives.
         """
         self._next_runner = runner
+        goal, dropped = self._goal, None
+        if goal is not None and self._lacks_orientation(goal):
+            self._goal, dropped = None, _GOAL_LACKS
+        elif goal is not None and len(goal) > 3 and not runner.needs_orientation:
+            self._goal = goal[:3]
         if not self._begun:
-            self._runner = runner
-            self.reader.velocity_filter_s = runner.velocity_filter_s
+            self._take_runner()
+        return dropped
 
     def request_stop(self) -> None:
         """Ramp to rest; ``tick`` returns False once the reference stands still."""
@@ -256,6 +273,14 @@ class ControlLoop:
             return "the arm is still ramping down"
         self._clear_requested = True
         return None
+
+    @property
+    def needs_orientation(self) -> bool:
+        """Whether goals must say how the tool is to be turned."""
+        return self._next_runner.needs_orientation
+
+    def _lacks_orientation(self, goal: FloatArray) -> bool:
+        return self._next_runner.needs_orientation and len(goal) < 7
 
     # Called from the control thread (before it starts: from the one that starts it).
 
@@ -420,12 +445,15 @@ class ControlLoop:
         if self._latch.fault is not None:
             self._goal = None
         if self._next_runner is not self._runner:
-            self._runner, self._phase = self._next_runner, 0
-            self.reader.velocity_filter_s = self._runner.velocity_filter_s
+            self._take_runner()
+            self._phase = 0
         goal = None if self._stopping else self._goal
+        if goal is not None and self._runner.needs_orientation and len(goal) < 7:
+            # Of a policy that is about to take over: it starts with the next tick.
+            goal = None
         if goal is not self._tracked:
             self._tracked, self._phase = goal, 0
-            self.goal_error_m = math.nan
+            self.goal_error_m = self.goal_angle_error_rad = math.nan
             if goal is not None:
                 self._runner.noise.on_goal()
         if goal is not None and self._phase == 0:
@@ -463,7 +491,9 @@ class ControlLoop:
         state.joint_position_rad[:] = self.reader.position
         state.joint_velocity_rad_s[:] = self.reader.velocity
         self._kinematics.update(state)
-        self.goal_error_m = math.dist(goal.tolist(), state.tool_position_m.tolist())
+        self.goal_error_m = math.dist(goal[:3].tolist(), state.tool_position_m.tolist())
+        if state.tool_orientation is not None:
+            self.goal_angle_error_rad = angle(state.tool_orientation.tolist(), goal[3:].tolist())
         self.statistics.policy_samples += 1
         finite = self._runner.sample(state, goal)
         self._observation_ns = self._runner.observed_ns - start
@@ -471,6 +501,12 @@ class ControlLoop:
             self._latch.set(
                 Fault(FaultKind.POLICY_OUTPUT, "the policy's action is not finite: export anew")
             )
+
+    def _take_runner(self) -> None:
+        runner = self._next_runner
+        self.reader.velocity_filter_s = runner.velocity_filter_s
+        self._robot_state.ask_for_orientation(runner.needs_orientation)
+        self._runner = runner
 
     def _state(self) -> LoopState:
         fault = self._latch.fault

@@ -11,15 +11,17 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rich.table import Table
 
+from smfp_control.goals import goal_of
 from smfp_core.specs import FloatArray
 
 
 @dataclass
 class GoalRow:
-    """One line of the table."""
+    """One line of the table; ``goal`` is [3] or [7], ``angle_rad`` NaN without an orientation."""
 
     goal: FloatArray
     error_m: float = math.nan
+    angle_rad: float = math.nan
     time_s: float = 0.0
     reached: bool = False
 
@@ -29,7 +31,8 @@ class Scene:
     """What the node says of itself, and the goals so far."""
 
     state: str = "starting"
-    goal: str = ""
+    goal: FloatArray | None = None
+    goal_kind: str = ""
     fault: str = "none"
     faults: list[str] = field(default_factory=list)
     rows: list[GoalRow] = field(default_factory=list)
@@ -44,7 +47,8 @@ class Scene:
         if values["fault"] not in ("none", self.fault):
             self.faults.append(message.message)
         self.state = values["state"]
-        self.goal = values["goal_m"]
+        self.goal = goal_of(values)
+        self.goal_kind = values["goal_kind"]
         self.fault = values["fault"]
 
     def take_diagnostics(self, message: DiagnosticArray) -> None:
@@ -73,12 +77,14 @@ class Scene:
             return round(value, digits) if math.isfinite(value) else None
 
         errors = [row.error_m for row in self.rows]
+        angles = [row.angle_rad for row in self.rows if math.isfinite(row.angle_rad)]
         p50 = float(np.median([p50 for p50, _ in self.period_error_ms] or [math.nan]))
         p99 = max((p99 for _, p99 in self.period_error_ms), default=math.nan)
         return {
             "goals": len(self.rows),
             "reached": sum(row.reached for row in self.rows),
             "median_error_m": number(float(np.median(errors)), 5) if errors else None,
+            **({"median_angle_error_rad": number(float(np.median(angles)), 5)} if angles else {}),
             "control_rate_hz": number(self.control_rate_hz(), 2),
             "period_error_ms": {"p50": number(p50, 3), "p99": number(p99, 3)},
             "deadline_misses": int(self.diagnostics.get("deadline_misses", 0)),
@@ -89,15 +95,18 @@ class Scene:
     def table(self, title: str) -> Table:
         """The live table."""
         table = Table(title=title, caption=self._caption(), caption_justify="left")
-        for name in ("#", "goal x y z (m)", "error (mm)", "time (s)", "reached"):
+        turned = any(len(row.goal) > 3 for row in self.rows)
+        errors = ("error (mm)", "angle (rad)") if turned else ("error (mm)",)
+        for name in ("#", "goal x y z (m)", *errors, "time (s)", "reached"):
             table.add_column(name, justify="right")
         for i, row in enumerate(self.rows[-20:], start=max(len(self.rows) - 19, 1)):
-            x, y, z = row.goal
+            x, y, z = row.goal[:3]
             current = row is self.rows[-1] and not row.reached
             table.add_row(
                 str(i),
                 f"{x:+.3f} {y:+.3f} {z:+.3f}",
                 f"{row.error_m * 1e3:.1f}",
+                *([f"{row.angle_rad:.3f}"] if turned else []),
                 f"{row.time_s:.1f}",
                 "[green]yes" if row.reached else ("..." if current else "[red]no"),
             )

@@ -61,6 +61,7 @@ _LATCHED = QoSProfile(
 # Of what moves: gone by itself soon after this node.
 _LIFETIME = Duration(sec=1)
 _GOAL_M, _PATH_M = 0.05, 0.006
+_AXIS_M, _AXIS_WIDTH_M = 0.12, 0.006
 _GREEN = ColorRGBA(r=0.1, g=0.7, b=0.35, a=0.9)
 _ORANGE = ColorRGBA(r=1.0, g=0.6, b=0.1, a=0.9)
 _RED = ColorRGBA(r=0.8, g=0.25, b=0.25, a=0.6)
@@ -124,6 +125,7 @@ class MarkersNode(RunnableNode):
         stamp = self.get_clock().now().to_msg()
         markers = [
             goal_marker(self._goal),
+            *axes_marker(self._goal),
             path_marker(self._path()),
             *(obstacle_marker(i, o) for i, o in enumerate(self._robot.surroundings.obstacles)),
         ]
@@ -146,12 +148,28 @@ def _described(description: str) -> ParameterDescriptor:
 
 
 def goal_marker(goal: FloatArray | None) -> Marker:
-    """A ball at ``goal`` [3] (m, base frame); None removes it."""
+    """A ball at ``goal`` ([3] m, base frame, or [7]); None removes it."""
     if goal is None:
         return Marker(ns="goal", action=Marker.DELETE)
     marker = Marker(ns="goal", type=Marker.SPHERE, color=_GREEN, lifetime=_LIFETIME)
-    _place(marker, goal, (_GOAL_M,) * 3)
+    _place(marker, goal[:3], (_GOAL_M,) * 3)
     return marker
+
+
+def axes_marker(goal: FloatArray | None) -> list[Marker]:
+    """The axes x, y, z of a goal [7] with a quaternion x, y, z, w; none of another goal."""
+    if goal is None or len(goal) == 3:
+        return []
+    marker = Marker(ns="goal_axes", type=Marker.LINE_LIST, lifetime=_LIFETIME)
+    _place(marker, goal[:3], (_AXIS_WIDTH_M, 0.0, 0.0))
+    turned = marker.pose.orientation
+    turned.x, turned.y, turned.z, turned.w = map(float, goal[3:])
+    for i in range(3):
+        tip = [_AXIS_M * (i == j) for j in range(3)]
+        color = ColorRGBA(**{name: float(i == j) for j, name in enumerate("rgb")}, a=0.9)
+        marker.points += [Point(), Point(x=tip[0], y=tip[1], z=tip[2])]
+        marker.colors += [color, color]
+    return [marker]
 
 
 def path_marker(points: FloatArray | None) -> Marker:

@@ -38,21 +38,25 @@ class PathPrediction:
         self._state = RobotState(
             position, velocity, position, velocity, np.zeros(3), np.zeros((3, n))
         )
+        self._state.ask_for_orientation(self._runner.needs_orientation)
 
     def path(
         self, position: FloatArray, velocity: FloatArray, goal: FloatArray, horizon_s: float
     ) -> FloatArray:
         """Tool positions [k, 3] (m, base frame), one each policy period, the present one first.
 
-        Ends where the tool is within 2 mm of the goal, or after ``horizon_s``.
+        Ends where the tool is within 2 mm of the goal, or after ``horizon_s``. Empty if the policy
+        needs an orientation and the goal has none.
 
         Args:
             position: of the joints [n], rad.
             velocity: of the joints [n], rad/s.
-            goal: [3], m, base frame.
+            goal: [3] (m, base frame), or [7] with a quaternion x, y, z, w.
             horizon_s: how far to look ahead.
         """
         state, runner, dt = self._state, self._runner, self._period_s
+        if runner.needs_orientation and len(goal) < 7:
+            return np.zeros((0, 3))
         now, speed = list(map(float, position)), list(map(float, velocity))
         points = []
         periods = round(horizon_s / (dt * runner.ticks_per_action))
@@ -61,7 +65,7 @@ class PathPrediction:
             state.joint_velocity_rad_s[:] = speed
             self._kinematics.update(state)
             points.append(state.tool_position_m.copy())
-            arrived = math.dist(points[-1], goal) < _ARRIVED_M
+            arrived = math.dist(points[-1], goal[:3]) < _ARRIVED_M
             if arrived or not runner.sample(state, goal):
                 break
             for _ in range(runner.ticks_per_action):

@@ -30,6 +30,7 @@ from std_srvs.srv import SetBool, Trigger
 from smfp_control.assembly import Assembly, assemble, make_runner
 from smfp_control.control_loop import ControlLoop, LoopState
 from smfp_control.faults import Fault, FaultKind, FaultLatch
+from smfp_control.goals import pose_of
 from smfp_control.lockstep import EagerThread
 from smfp_control.parameters import (
     DeclaredParameters,
@@ -314,8 +315,6 @@ class PolicyNode(LifecycleNode, RunnableNode):
     def _on_goal(self, message: PoseStamped) -> None:
         assert self._configured is not None
         loop, base_frame = self._configured.loop, self._configured.robot.base_frame
-        point = message.pose.position
-        goal = np.array([point.x, point.y, point.z])
         if self._thread is None:
             refusal: str | None = "the node is not active"
         elif message.header.frame_id != base_frame:
@@ -325,7 +324,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
                 f"'{base_frame}'"
             )
         else:
-            refusal = loop.set_goal(goal)
+            refusal = loop.set_goal(pose_of(message))
         self._refusal = f"goal refused: {refusal}" if refusal else ""
         if refusal:
             self.get_logger().warning(self._refusal, throttle_duration_sec=1.0)
@@ -423,12 +422,14 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self.get_logger().error(self._refusal)
             self._report()
             return refusal
-        loop.swap(runner)
+        dropped = loop.swap(runner)
         # Held here until the control thread has let go of it: freeing a session takes long.
         deadline = time.monotonic() + _SWAP_S
         while loop.runner is old and time.monotonic() < deadline:
             time.sleep(0.001)
-        self._refusal = ""
+        self._refusal = f"goal dropped: {dropped}" if dropped else ""
+        if dropped:
+            self.get_logger().warning(self._refusal)
         self.get_logger().info(f"policy: {self._policy_text()}")
         self._announce_training()
         self._report()
@@ -465,6 +466,10 @@ class PolicyNode(LifecycleNode, RunnableNode):
             goal=None if goal is None else tuple(map(float, goal)),
             goal_error_m=loop.goal_error_m if loop is not None and running else math.nan,
             refusal=self._refusal,
+            goal_angle_error_rad=(
+                loop.goal_angle_error_rad if loop is not None and running else math.nan
+            ),
+            goal_kind="" if loop is None else ("pose" if loop.needs_orientation else "position"),
         )
 
     def _report(self, lifecycle: str | None = None) -> None:

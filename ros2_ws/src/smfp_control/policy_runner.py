@@ -45,6 +45,7 @@ class PolicyRunner:
             0: none.
 
     Attributes:
+        needs_orientation: whether a goal must say how the tool is to be turned.
         observed_ns: when the last observation was complete, by ``time.perf_counter_ns``.
         heading: velocity [n] (rad/s) that the present action asks for; a new list each time.
     """
@@ -53,6 +54,7 @@ class PolicyRunner:
         self.policy = policy
         self.noise = noise
         self.velocity_filter_s = velocity_filter_s
+        self.needs_orientation = policy.observation.needs_orientation
         self.ticks_per_action = policy.action.ticks_per_action
         limits = ReferenceLimits.of(policy.action)
         self._bounds = VelocityBounds(limits, policy.action.control_period_s)
@@ -64,7 +66,8 @@ class PolicyRunner:
         policy.sample(self._observation, noise.value)
 
     def sample(self, state: RobotState, goal: FloatArray) -> bool:
-        """Take a new action for ``state`` and ``goal`` [3] (m, base frame).
+        """Take a new action for ``state`` and ``goal``: [3] (m, base frame), or [7] with a
+        quaternion x, y, z, w where ``needs_orientation``.
 
         Returns:
             False if the action is not finite; the one before is kept then.

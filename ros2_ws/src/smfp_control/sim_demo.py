@@ -46,11 +46,12 @@ from smfp_control.status import STATUS_QOS
 from smfp_control.view import ADDRESS, DEFAULT_PORT
 from smfp_core.atomic import write_atomically
 from smfp_core.robot import RobotConfig, load_robot
+from smfp_core.rotation import angle
 from smfp_core.specs import FloatArray
 from smfp_core.strict import ConfigError
 from smfp_sim.arm import ArmModel, Kinematics
 
-_TOLERANCE_M = 0.02
+_TOLERANCE_M, _TOLERANCE_RAD = 0.02, 0.1
 _DWELL_S = 0.5
 _STEP_S = 0.02
 _READY_S = 30.0
@@ -125,13 +126,12 @@ class Demo:
         while not row.reached and row.time_s < timeout_s and self.scene.fault == "none":
             self._step()
             now = time.monotonic()
-            taken = taken or bool(self.scene.goal)
+            taken = taken or self.scene.goal is not None
             # Somebody gave the goal up: until they send it again, time does not count.
-            given_up = taken and not self.scene.goal
+            given_up = taken and self.scene.goal is None
             row.time_s += 0.0 if given_up else now - before
             before = now
-            row.error_m = self._error_m(goal)
-            if row.error_m > _TOLERANCE_M or given_up:
+            if not self._measure(row) or given_up:
                 inside_since = None
             else:
                 inside_since = now if inside_since is None else inside_since
@@ -141,18 +141,18 @@ class Demo:
 
     def follow(self) -> None:
         """Watch the goals that others send, until interrupted."""
-        text = ""
+        followed: FloatArray | None = None
         start = 0.0
         while True:
             self._step()
-            if self.scene.goal != text:
-                text, start = self.scene.goal, time.monotonic()
-                if text:
-                    self.scene.rows.append(GoalRow(np.array(text.split(), np.float64)))
-            row = self.scene.rows[-1] if text else None
+            goal = self.scene.goal
+            if goal is None or followed is None or not np.array_equal(goal, followed):
+                if goal is not None:
+                    self.scene.rows.append(GoalRow(goal))
+                followed, start = goal, time.monotonic()
+            row = self.scene.rows[-1] if followed is not None else None
             if row is not None and not row.reached:
-                row.error_m, row.time_s = self._error_m(row.goal), time.monotonic() - start
-                row.reached = row.error_m <= _TOLERANCE_M
+                row.reached, row.time_s = self._measure(row), time.monotonic() - start
 
     def finish(self) -> None:
         """Wait for diagnostics that cover the last goal."""
@@ -161,8 +161,14 @@ class Demo:
         while not self.scene.diagnostics and time.monotonic() < deadline:
             self._step()
 
-    def _error_m(self, goal: FloatArray) -> float:
-        return math.dist(goal, self._kinematics.tool_position(np.array(self._reader.position)))
+    def _measure(self, row: GoalRow) -> bool:
+        """Note how far the arm is from the goal; whether it is there."""
+        q = np.array(self._reader.position)
+        row.error_m = math.dist(row.goal[:3], self._kinematics.tool_position(q))
+        if len(row.goal) == 3:
+            return row.error_m <= _TOLERANCE_M
+        row.angle_rad = angle(self._kinematics.tool_orientation(q).tolist(), row.goal[3:].tolist())
+        return row.error_m <= _TOLERANCE_M and row.angle_rad <= _TOLERANCE_RAD
 
     def _recover(self) -> None:
         # Whoever pressed the e-stop releases and resets it; nobody does that for them.
@@ -251,7 +257,9 @@ def _drive(demo: Demo, options: argparse.Namespace, console: Console) -> None:
         return
     rng = np.random.default_rng(options.seed)
     for _ in range(options.goals):
-        demo.pursue(demo.robot.sample_goal(rng), options.timeout)
+        pose = demo.scene.goal_kind == "pose"
+        goal = demo.robot.sample_pose(rng) if pose else demo.robot.sample_goal(rng)
+        demo.pursue(goal, options.timeout)
     demo.finish()
 
 

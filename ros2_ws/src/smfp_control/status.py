@@ -33,8 +33,10 @@ class StatusSnapshot:
     Attributes:
         lifecycle: label of the life-cycle state.
         state: of the control loop; None while it does not run.
-        goal: [3] in the base frame, m; None without one.
+        goal: [3] in the base frame, m, or [7] with a quaternion x, y, z, w; None without one.
         goal_error_m: distance of the tool to the goal; NaN without one.
+        goal_angle_error_rad: angle of the tool to the goal's orientation; NaN without one.
+        goal_kind: what goals the policy needs, "position" or "pose"; empty before there is one.
         refusal: why the last request (goal, configuration, activation) was refused; empty if not.
     """
 
@@ -44,12 +46,17 @@ class StatusSnapshot:
     goal: tuple[float, ...] | None
     goal_error_m: float
     refusal: str
+    goal_angle_error_rad: float = math.nan
+    goal_kind: str = ""
 
     def same_but_for_numbers(self, other: StatusSnapshot | None) -> bool:
         """Whether nothing changed that is worth a message of its own."""
         return other is not None and (
-            (self.lifecycle, self.state, self.fault, self.goal, self.refusal)
-            == (other.lifecycle, other.state, other.fault, other.goal, other.refusal)
+            (self.lifecycle, self.state, self.fault, self.goal, self.refusal, self.goal_kind)
+            == (
+                *(other.lifecycle, other.state, other.fault),
+                *(other.goal, other.refusal, other.goal_kind),
+            )
         )
 
     def message(self, name: str, hardware_id: str) -> DiagnosticStatus:
@@ -60,19 +67,26 @@ class StatusSnapshot:
             level, text = DiagnosticStatus.WARN, self.refusal
         else:
             level, text = DiagnosticStatus.OK, self.state.value if self.state else self.lifecycle
-        goal = "" if self.goal is None else " ".join(f"{x:.6f}" for x in self.goal)
+        goal = self.goal or ()
         values = {
             "lifecycle": self.lifecycle,
             "state": self.state.value if self.state else "inactive",
             "fault": self.fault.kind.value if self.fault else "none",
             "fault_reason": self.fault.reason if self.fault else "",
             "refusal": self.refusal,
-            "goal_m": goal,
-            "goal_error_m": "" if math.isnan(self.goal_error_m) else f"{self.goal_error_m:.6f}",
+            "goal_m": " ".join(f"{x:.6f}" for x in goal[:3]),
+            "goal_error_m": _number(self.goal_error_m),
+            "goal_orientation": " ".join(f"{x:.6f}" for x in goal[3:]),
+            "goal_angle_error_rad": _number(self.goal_angle_error_rad),
+            "goal_kind": self.goal_kind,
         }
         return DiagnosticStatus(
             level=level, name=name, message=text, hardware_id=hardware_id, values=_pairs(values)
         )
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6f}"
 
 
 def _pairs(values: dict[str, str]) -> list[KeyValue]:

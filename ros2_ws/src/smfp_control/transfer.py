@@ -3,9 +3,10 @@
 
     python -m smfp_control.transfer POLICY --plant config/plants/bad.yaml < cases.json
 
-Reads a JSON list of episodes (``joint_position`` in rad, ``goal`` in m, ``plant_seed``) and writes
-a JSON object with one result for each, in order. The simulation is a ``SimNode`` in this process,
-the policy a ``policy_node`` process of its own; they meet over DDS.
+Reads a JSON list of episodes (``joint_position`` in rad, ``goal`` [3] in m or [7] with a
+quaternion x, y, z, w, ``plant_seed``) and writes a JSON object with one result for each, in order.
+The simulation is a ``SimNode`` in this process, the policy a ``policy_node`` process of its own;
+they meet over DDS.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
+from smfp_control.goals import goal_message
 from smfp_control.isolation import Child, local_environment, stop_children
 from smfp_control.parameters import ParameterError
 from smfp_control.process import interrupt_on_signals
 from smfp_control.sim_node import SimNode
 from smfp_control.status import STATUS_QOS
 from smfp_core.policy_file import PolicyFileError
+from smfp_core.rotation import angle
 from smfp_core.specs import FloatArray
 from smfp_core.strict import ConfigError
 from smfp_sim.arm import Kinematics
@@ -73,7 +76,7 @@ class Episode:
 
     Args:
         node: the simulation.
-        goal: [3], m, base frame.
+        goal: [3] (m, base frame), or [7] with a quaternion x, y, z, w.
         steps: policy steps to the time limit.
     """
 
@@ -103,11 +106,17 @@ class Episode:
             self.contact = self.contact or self._arm.in_contact
             if (done - 1) % self._per_step == 0:
                 tool = self._kinematics.tool_position(self._arm.joint_position)
-                self.error_m = float(np.linalg.norm(self._goal - tool))
-                self._settling.add(self.error_m, self.contact)
+                self.error_m = float(np.linalg.norm(self._goal[:3] - tool))
+                self._settling.add(self.error_m, self.contact, self._angle_rad())
                 if self.contact or done == self._last:
                     self.over.set()
         return not self.over.is_set()
+
+    def _angle_rad(self) -> float:
+        if len(self._goal) == 3:
+            return 0.0
+        turned = self._kinematics.tool_orientation(self._arm.joint_position)
+        return angle(turned.tolist(), self._goal[3:].tolist())
 
 
 class Rig:
@@ -178,10 +187,7 @@ class Rig:
         """
         episode = Episode(self.simulation, goal, steps)
         self._activate(start, plant_seed)
-        message = PoseStamped()
-        message.header.frame_id = self.simulation.driver.robot.base_frame
-        point = message.pose.position
-        point.x, point.y, point.z = map(float, goal)
+        message = goal_message(self._node, self.simulation.driver.robot.base_frame, goal)
         self._until(self._goals.get_subscription_count, "the policy node to take goals")
         self._goals.publish(message)
         self._until(lambda: self.status.get("goal_m") or self._refusal(), "the goal to be taken")

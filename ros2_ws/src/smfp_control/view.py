@@ -97,6 +97,8 @@ def _run(options: argparse.Namespace) -> None:
             seen = client.seen
             position = np.array(client.reader.position) if client.reader.accepted else None
             tool = None if position is None else kinematics.tool_position(position)
+            if position is not None:
+                seen.tool_orientation = kinematics.tool_orientation(position)
             with server.atomic():
                 measured.show(position)
                 commanded.show(apart(seen.commanded, position))

@@ -172,7 +172,9 @@ class Panel:
             if status.get("refusal"):
                 lines.append(f"refused: {status['refusal']}")
             if status.get("goal_error_m"):
-                lines.append(f"goal error {float(status['goal_error_m']) * 1e3:.1f} mm")
+                turn = status.get("goal_angle_error_rad")
+                angle = f", {float(turn):.3f} rad" if turn else ""
+                lines.append(f"goal error {float(status['goal_error_m']) * 1e3:.1f} mm{angle}")
         if not client.reader.accepted:
             lines.append("joint states: none yet")
         elif not client.live:

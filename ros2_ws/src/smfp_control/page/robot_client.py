@@ -42,7 +42,10 @@ class Seen:
     Attributes:
         status: values of the last ``~/status``; empty before the first.
         diagnostics: values of the policy node's part of the last ``/diagnostics``.
-        goal: [3] (m, base frame) that the node pursues; None without one.
+        goal: [3] (m, base frame) that the node pursues, or [7] with a quaternion x, y, z, w;
+            None without one.
+        orientation: [4] of the last goal that had one; None before it.
+        tool_orientation: [4], where whoever draws the arm notes it.
         commanded: [n] (rad) of the last command; None before it, or if commands are velocities.
         answer: what the last request came to.
     """
@@ -50,6 +53,8 @@ class Seen:
     status: dict[str, str] = field(default_factory=dict)
     diagnostics: dict[str, str] = field(default_factory=dict)
     goal: FloatArray | None = None
+    orientation: FloatArray | None = None
+    tool_orientation: FloatArray | None = None
     commanded: FloatArray | None = None
     answer: str = ""
 
@@ -134,8 +139,19 @@ class RobotClient:
         return self.state_age_s < _FRESH_S
 
     def send_goal(self, goal: FloatArray) -> str | None:
-        """Publish ``goal`` [3] (m, base frame); or say why not, and send nothing."""
+        """Publish ``goal`` [3] (m, base frame), or [7]; or say why not, and send nothing.
+
+        To a policy that needs an orientation a goal [3] goes with that of the last goal, or with
+        the tool's present one before there was any.
+        """
+        seen, of_tool = self.seen, False
+        if len(goal) == 3 and seen.status.get("goal_kind") == "pose":
+            of_tool = seen.orientation is None
+            turned = seen.tool_orientation if of_tool else seen.orientation
+            goal = goal if turned is None else np.concatenate([goal, turned])
         refusal = self.robot.goal_refusal(goal)
+        if refusal is not None and of_tool:
+            refusal += "; a goal dragged here keeps the tool's own until one comes over ~/goal"
         if refusal is None and not self._goals.get_subscription_count():
             refusal = f"nobody listens on {self._goals.topic_name}: does the policy node run?"
         if refusal is None:
@@ -166,6 +182,8 @@ class RobotClient:
         seen = self.seen
         seen.status = {item.key: item.value for item in message.values}
         seen.goal = goal_of(seen.status)
+        if seen.goal is not None and len(seen.goal) > 3:
+            seen.orientation = seen.goal[3:]
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -20,6 +20,7 @@ _GHOST_RGB, _GHOST_OPACITY = (255, 150, 30), 0.3
 _OBSTACLE_RGB, _OBSTACLE_OPACITY = (205, 60, 60), 0.55
 GOAL_RADIUS_M = 0.025
 _FREE_RGB, _GOAL_RGB, _REFUSED_RGB = (150, 150, 150), (25, 175, 90), (220, 40, 40)
+_AXES_M = 0.1
 # A command this near to the arm would only tint it.
 _APART_RAD = 3e-3
 # Smaller turns than this cannot be seen, and need not be sent to every tab.
@@ -115,6 +116,7 @@ class GoalHandle:
         self._released_s = 0.0
         self.text = ""
         self._ball: viser.IcosphereHandle | None = None
+        self._turned: FloatArray | None = None
         self._rgb = (0, 0, 0)
         self._node: viser.FrameHandle | viser.TransformControlsHandle
         if locked:
@@ -126,6 +128,9 @@ class GoalHandle:
             controls.on_update(self._on_update)
             server.on_client_disconnect(self._on_disconnect)
             self._node = controls
+        self._axes = server.scene.add_frame(
+            "/base/goal/axes", axes_length=_AXES_M, axes_radius=0.003, visible=False
+        )
         self._paint(_FREE_RGB)
 
     @property
@@ -134,10 +139,14 @@ class GoalHandle:
         return np.array(self._node.position, np.float64)
 
     def show(self, goal: FloatArray | None, tool: FloatArray | None) -> None:
-        """Put the handle at the node's goal, or at the tool without one; both [3] m, base frame."""
+        """Put the handle at the node's goal, or at the tool without one; [3], m, base frame.
+
+        A goal [7] that has an orientation, a quaternion x, y, z, w, is drawn with its axes.
+        """
         if self._dragged_by is not None or time.monotonic() - self._released_s < _SETTLE_S:
             return
-        place = tool if goal is None else goal
+        self._turn(None if goal is None or len(goal) == 3 else goal[3:])
+        place = tool if goal is None else goal[:3]
         if place is None:
             return
         self._paint(_FREE_RGB if goal is None else _GOAL_RGB)
@@ -166,6 +175,19 @@ class GoalHandle:
     def _on_disconnect(self, client: viser.ClientHandle) -> None:
         if client.client_id == self._dragged_by:
             self._dragged_by = None
+
+    def _turn(self, orientation: FloatArray | None) -> None:
+        shown = self._turned
+        if orientation is None or shown is None:
+            same = orientation is shown
+        else:
+            same = np.array_equal(orientation, shown)
+        if same:
+            return
+        self._turned = orientation
+        self._axes.visible = orientation is not None
+        if orientation is not None:
+            self._axes.wxyz = np.roll(orientation, 1)
 
     def _paint(self, rgb: tuple[int, int, int]) -> None:
         if rgb == self._rgb:
