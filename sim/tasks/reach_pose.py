@@ -8,13 +8,15 @@ contact on the way.
 Reward of a step, with d and d0 as in Reach, a the angle in radians between tool and goal after the
 step and a0 before it:
 
-    20 (d0 - d) + 4 (a0 - a) + 0.3 (1 - d) + 0.1 (pi - a)
-        + 0.2 exp(-d / 0.1) + 0.3 exp(-d / 0.02) + 0.2 exp(-a / 0.5) + 0.3 exp(-a / 0.1)
+    40 (d0 - d) + 8 (a0 - a) + 0.1 (1 - d) + 0.03 (pi - a)
+        + 0.15 exp(-d / 0.1) + 0.3 exp(-d / 0.02) + 0.15 exp(-a / 0.5) + 0.3 exp(-a / 0.1)
         - 0.02 mean(w^2) - 0.005 mean((u - w)^2) - 0.02 mean((q - home)^2)
 
 A radian of progress is worth as much as 20 cm: to turn the tool at the joints' full speed pays
-about as well as to move it so. A pose leaves six joints no freedom but that of branch, so the pull
-towards home is fainter still than Reach's.
+about as well as to move it so. Progress weighs twice what it does in Reach, and what is earned far
+from the goal a third: with a second error to mind, the few millimetres of an action would be lost
+in a value that hardly depends on it. A pose leaves six joints no freedom but that of branch, so the
+pull towards home is fainter still than Reach's.
 """
 
 from __future__ import annotations
@@ -69,13 +71,13 @@ class ReachPoseEnv(ArmTask):
         speed, haste = motion.speed, motion.haste
         posture = self._state.joint_position_rad - self.robot.home_rad
         return float(
-            20.0 * (motion.distance_before_m - distance)
-            + 4.0 * (motion.angle_before_rad - angle)
-            + 0.3 * (1.0 - distance)
-            + 0.1 * (math.pi - angle)
-            + 0.2 * np.exp(-distance / 0.1)
+            40.0 * (motion.distance_before_m - distance)
+            + 8.0 * (motion.angle_before_rad - angle)
+            + 0.1 * (1.0 - distance)
+            + 0.03 * (math.pi - angle)
+            + 0.15 * np.exp(-distance / 0.1)
             + 0.3 * np.exp(-distance / 0.02)
-            + 0.2 * np.exp(-angle / 0.5)
+            + 0.15 * np.exp(-angle / 0.5)
             + 0.3 * np.exp(-angle / 0.1)
             - 0.02 * (speed @ speed) / speed.size
             - 0.005 * (haste @ haste) / haste.size
