@@ -16,15 +16,16 @@ metres, a the way of the tool to behind the puck (below) and a0 that before, t o
 of the tool's tilt, w the reference velocity and u the commanded velocity as fractions of the
 greatest one, and g = exp(-(d / 0.02)^2), which is 1 when nothing is left to push:
 
-    40 (d0 - d) + 20 (1 - g) (a0 - a) + (1 - g) (0.3 (1 - a) + 0.2 exp(-a / 0.03)) + 0.5 g
+    40 (d0 - d) + 30 (1 - g) (a0 - a) + 0.2 (1 - g) exp(-a / 0.03) + 0.2 g
         + 0.5 exp(-d / 0.05) + 0.5 exp(-d / 0.015) - 0.5 t
         - 0.02 mean(w^2) - 0.005 mean((u - w)^2)
 
 The way a is the length of the shortest path on the floor to the place behind the puck, seen from
 the goal, that keeps 9.5 cm from the puck's centre, plus the height to go. A straight distance
 would hold a tool on the wrong side there: the puck is in its way, and to push it is to lose.
-Everything that a pushing arm gets is positive, so that to end an episode never pays, and failing
-costs 1 on top.
+Progress is nearly all that pays before the puck is near its goal: what an arm gets for being
+where it is would raise the value of every action alike, and hide how little one differs from
+another. Failing costs 2, more than an arm that stands upright anywhere loses.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from smfp_sim.scene import Change
 from smfp_sim.tasks.arm_task import ArmTask, Motion
 from smfp_sim.tasks.push_scene import HEIGHT_M, OBJECT, PushScene, add_object
 
-FAILURE_PENALTY = 1.0
+FAILURE_PENALTY = 2.0
 # A flange's edge is well below the puck's top, what sticks out at its side above it.
 PUSH_HEIGHT_M = HEIGHT_M / 2 + PUSH_LIFT_M
 # Of the puck's centre from the tool's where they touch: puck 4.5 cm, flange 3.9 cm, less some play.
@@ -146,9 +147,9 @@ class PushEnv(ArmTask):
         tilt = 1.0 - self._scene.tool_tilt_cosine(self.arm.data)
         return float(
             40.0 * (motion.distance_before_m - distance)
-            + 20.0 * (1.0 - done) * (self._way_before - self._way)
-            + (1.0 - done) * (0.3 * (1.0 - self._way) + 0.2 * math.exp(-self._way / 0.03))
-            + 0.5 * done
+            + 30.0 * (1.0 - done) * (self._way_before - self._way)
+            + 0.2 * (1.0 - done) * math.exp(-self._way / 0.03)
+            + 0.2 * done
             + 0.5 * math.exp(-distance / 0.05)
             + 0.5 * math.exp(-distance / 0.015)
             - 0.5 * tilt
