@@ -32,18 +32,6 @@ def observation_of(robot: RobotConfig) -> ObservationSpec:
     )
 
 
-def pose_observation_of(robot: RobotConfig) -> ObservationSpec:
-    """What a crafted policy for poses sees."""
-    n = len(robot.joints)
-    return ObservationSpec(
-        (
-            ObservationField("joint_position", n, "rad"),
-            ObservationField("goal_rotation", 3, "rad", "base"),
-            ObservationField("goal_step", n, ""),
-        )
-    )
-
-
 def linear_graph(weight: np.ndarray, noise_gain: float, spoilt: bool = False) -> onnx.ModelProto:
     """clip(observation @ weight + noise_gain * noise, -1, 1); ``spoilt``: NaN unless that is 0."""
 
@@ -123,8 +111,11 @@ def towards_goal(robot: RobotConfig, gain_per_s: float = 3.0) -> np.ndarray:
 
 def write_pose_policy(path: Path, robot: RobotConfig) -> Path:
     """A policy that follows ``goal_step``, which is inverse kinematics, one step at a time."""
-    n = len(robot.joints)
-    spec = pose_observation_of(robot)
+    # gymnasium comes with this import.
+    from smfp_sim.tasks.reach_pose import ReachPoseEnv
+
+    n, spec = len(robot.joints), ReachPoseEnv.describe(robot)
+    assert spec.fields[-1].name == "goal_step"
     weight = np.zeros((spec.size, n), np.float32)
     weight[-n:] = np.eye(n)
     return write_policy(path, robot, weight, observation=spec)

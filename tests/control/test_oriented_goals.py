@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rclpy
 from bench import Bench, open_bench
 from crafted import observation_of, write_policy
+from geometry_msgs.msg import PoseStamped
 from lockstep import LockStep
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -17,12 +22,16 @@ from scipy.spatial.transform import Rotation
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
+from smfp_control.goals import pose_of
 from smfp_control.noise import NoiseSource
+from smfp_control.page.robot_client import RobotClient
 from smfp_control.policy_runner import PolicyRunner
+from smfp_control.transfer import Rig
 from smfp_core.policy_file import PolicyFile, PolicyFileError
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import ObservationField, ObservationSpec
 from smfp_sim.arm import Kinematics
+from smfp_sim.tasks.reach_pose import ReachPoseEnv
 
 UPRIGHT = [0.0, 0.0, 0.0, 1.0]
 
@@ -260,3 +269,74 @@ def test_a_node_drops_the_goal_of_positions_when_the_policy_begins_to_need_a_pos
     holding.send_goal(near_pose)
     holding.until(lambda: holding.goal_angle_rad(near_pose) < 0.02, "the orientation")
     assert holding.status["fault"] == "none"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("plant", ["ideal", "realistic_delay"])
+def test_gymnasium_and_ros_give_one_trajectory_to_a_pose_to_the_bit(
+    local_ros: None, robot: RobotConfig, pose_policy_path: Path, plant: str
+) -> None:
+    env = ReachPoseEnv(plant=plant)
+    env.reset(seed=5)
+    case = {**env.start_options, "plant_seed": 3}
+    observation, _ = env.reset(options=case | {"hold_ticks": 1, "record": True})
+    file, info = PolicyFile.load(pose_policy_path, robot), {}
+    for _ in range(150):
+        observation, _, _, _, info = env.step(file.sample(observation, file.deterministic_noise))
+    rig = Rig(str(pose_policy_path), plant=plant)
+    try:
+        result = rig.run(case["joint_position"], case["goal"], 3, 150)
+    finally:
+        rig.close()
+    assert env.trajectory is not None and result.sha256 == env.trajectory.sha256()
+    assert (result.error_m, result.success) == (info["distance_m"], info["is_success"])
+
+
+@pytest.mark.process
+def test_the_demonstration_draws_poses_for_a_policy_that_needs_them(
+    pose_policy_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "smfp_control.sim_demo", "--no-view", "--goals", "1"]
+    command += ["--policy", str(pose_policy_path), "--timeout", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    report = json.loads(done.stdout)
+    assert report["reached"] == 1 and done.returncode == 0, done.stderr
+    assert report["median_error_m"] <= 0.02 and report["median_angle_error_rad"] <= 0.1
+
+
+@pytest.fixture
+def client(robot: RobotConfig, local_ros: None) -> Iterator[RobotClient]:
+    rclpy.init(args=[])
+    made = RobotClient(robot)
+    made._node.create_subscription(PoseStamped, "policy_node/goal", lambda message: None, 10)
+    try:
+        yield made
+    finally:
+        made.close()
+        rclpy.try_shutdown()
+
+
+def test_a_dragged_goal_keeps_the_last_orientation_or_the_tools_own(
+    client: RobotClient, near_pose: np.ndarray
+) -> None:
+    sent: list[np.ndarray] = []
+    client._goals.publish = lambda message: sent.append(pose_of(message))
+    place = near_pose[:3]
+    client.seen.status = {"goal_kind": "position"}
+    assert client.send_goal(place) is None
+    np.testing.assert_array_equal(sent.pop(), [*place, *UPRIGHT])
+
+    client.seen.status = {"goal_kind": "pose"}
+    client.seen.tool_orientation = np.array(UPRIGHT)
+    refusal = client.send_goal(place)
+    assert refusal is not None and "not accepted: tilt" in refusal and "the tool's own" in refusal
+    assert not sent and "not sent" in client.seen.answer
+
+    client.seen.tool_orientation = near_pose[3:]
+    assert client.send_goal(place) is None
+    np.testing.assert_array_equal(sent.pop(), near_pose)
+
+    client.seen.tool_orientation = np.array(UPRIGHT)
+    client.seen.orientation = near_pose[3:]
+    assert client.send_goal(place) is None
+    np.testing.assert_array_equal(sent.pop(), near_pose)
