@@ -20,6 +20,7 @@ from smfp_sim.arm import ArmModel
 
 GOAL_RGBA = np.array([0.10, 0.75, 0.35, 0.9], np.float32)
 GOAL_RADIUS_M = 0.02
+GOAL_AXIS_M, GOAL_AXIS_RADIUS_M = 0.1, 0.004
 TOOL_RGBA = np.array([0.90, 0.35, 0.10, 1.0], np.float32)
 TOOL_RADIUS_M = 0.008
 
@@ -71,7 +72,8 @@ class SceneRenderer:
 
         Args:
             q: joint positions [n], rad.
-            goal: position [3], metres, base frame, or pose [7] of which the position is marked.
+            goal: position [3], metres, base frame, or pose [7], with a quaternion x, y, z, w, which is
+                drawn with its axes.
             everything: positions [nq] as the model has them, where more than the arm moves.
         """
         arm, data = self._arm, self._data
@@ -93,6 +95,8 @@ class SceneRenderer:
         if goal is not None:
             world = arm.base_position + arm.base_rotation @ np.asarray(goal)[:3]
             self._mark(world, GOAL_RADIUS_M, GOAL_RGBA)
+            if len(goal) > 3:
+                self._mark_axes(world, np.asarray(goal)[3:])
         picture = np.empty((self._area.height, self._area.width, 3), np.uint8)
         mujoco.mjr_render(self._area, self._scene, self._drawer)
         mujoco.mjr_readPixels(picture, None, self._area, self._drawer)
@@ -109,6 +113,21 @@ class SceneRenderer:
         marker = self._scene.geoms[self._scene.ngeom]
         mujoco.mjv_initGeom(marker, sphere, size, position, upright, rgba)
         self._scene.ngeom += 1
+
+
+    def _mark_axes(self, origin: FloatArray, orientation: FloatArray) -> None:
+        """Red, green and blue for x, y and z of a quaternion x, y, z, w in the base frame."""
+        rotation = np.empty(9)
+        mujoco.mju_quat2Mat(rotation, np.roll(orientation, 1))
+        axes = self._arm.base_rotation @ rotation.reshape(3, 3)
+        capsule, zeros = mujoco.mjtGeom.mjGEOM_CAPSULE, np.zeros(3)
+        for i in range(3):
+            rgba = np.array([*np.eye(3)[i], 1.0], np.float32)
+            geom = self._scene.geoms[self._scene.ngeom]
+            mujoco.mjv_initGeom(geom, capsule, zeros, zeros, np.eye(3).ravel(), rgba)
+            tip = origin + GOAL_AXIS_M * axes[:, i]
+            mujoco.mjv_connector(geom, capsule, GOAL_AXIS_RADIUS_M, origin, tip)
+            self._scene.ngeom += 1
 
 
 def _open_context(width: int, height: int) -> Any:

@@ -42,6 +42,15 @@ def test_the_goal_shows_where_it_is_and_only_then(renderer: SceneRenderer) -> No
     assert _row(high) < _row(low)
 
 
+def test_a_goal_with_an_orientation_shows_its_axes(renderer: SceneRenderer) -> None:
+    home, place = load_robot("ur5e").home_rad, [0.5, -0.4, 0.7]
+    plain = renderer.frame(home, goal=np.array(place))
+    one = renderer.frame(home, goal=np.array([*place, 0.0, 0.0, 0.0, 1.0]))
+    other = renderer.frame(home, goal=np.array([*place, 0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)]))
+    for a, b in ((plain, one), (plain, other), (one, other)):
+        assert np.sum(np.any(a != b, axis=-1)) > 20
+
+
 def _row(picture: np.ndarray) -> float:
     red, green = picture[..., 0].astype(int), picture[..., 1].astype(int)
     return float(np.argwhere(green > 1.5 * red)[:, 0].mean())
