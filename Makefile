@@ -61,12 +61,12 @@ sim test: export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV)
 sim: $(RUN_STAMP) ## Drive the simulated UR5e to GOALS=10 random goals (0: drag them), VIEW=0: no page
 	@exec $(PY) -m smfp_control.sim_demo --goals $(GOALS) $(if $(filter 0,$(VIEW)),--no-view,) $(ARGS)
 
-# Tests of learning and of models only compute, so that they run side by side. Those of control are
-# real processes in real time, which must not wait for each other.
+# Most tests only compute, so that they run side by side. Those with real nodes in real time must not
+# wait for each other.
 test: $(DEV_STAMP) ## Run the tests (ARGS="-k name" and the like go to pytest)
 ifeq ($(strip $(ARGS)),)
-	@$(PY) -m pytest -n 2 --ignore tests/control
-	@$(PY) -m pytest tests/control
+	@$(PY) -m pytest -n 2 -m 'not process'
+	@$(PY) -m pytest -m process
 else
 	@$(PY) -m pytest $(ARGS)
 endif

@@ -21,6 +21,8 @@ from smfp_core.policy_file import PolicyFile
 from smfp_core.resources import share_path
 from smfp_core.robot import RobotConfig, load_robot
 
+pytestmark = pytest.mark.process
+
 POLICY = share_path("config/policies/ur5e_reach.onnx")
 STEPS = 50
 PLANT_SEED = 3

@@ -11,6 +11,8 @@ import pytest
 
 from smfp_control.periodic import Overrun, PeriodicThread, Ring
 
+pytestmark = pytest.mark.process
+
 
 def test_a_ring_keeps_the_last_values() -> None:
     ring = Ring(4)
