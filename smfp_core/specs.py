@@ -184,8 +184,8 @@ def _goal_gradient(state: RobotState, goal: FloatArray) -> FloatArray:
 
 def _goal_rotation(state: RobotState, goal: FloatArray) -> FloatArray:
     """The rotation vector [3] (rad, base frame) that turns the tool onto the goal."""
-    if state.tool_orientation is None:
-        raise ValueError("the state does not say how the tool is turned")
+    if state.tool_orientation is None or len(goal) < 7:
+        raise ValueError("goal_rotation: needs the orientations of tool and goal")
     return np.array(rotation_vector(state.tool_orientation.tolist(), goal[3:].tolist()))
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from smfp_core.specs import (
     GOAL_SOFTENING_M,
+    GOAL_SOFTENING_RAD,
     PUSH_DISTANCE_M,
     PUSH_LIFT_M,
     ObservationField,
@@ -93,3 +94,46 @@ def test_pushing_steps_lead_behind_the_object_and_along_its_way_with_the_tool_up
     np.testing.assert_allclose(turns[:, 1:], 0.0, atol=1e-9)
     with pytest.raises(ValueError, match="how the tool is turned"):
         steps(replace(state, tool_orientation=None))
+
+
+POSED = replace(
+    STATE, tool_orientation=np.array([0.0, 0.0, 0.0, 1.0]), tool_turn_jacobian=np.zeros((3, 2))
+)
+TURN = ObservationSpec((ObservationField("goal_rotation", 3, "rad", "base_link"),))
+
+
+def test_goal_rotation_is_the_rotation_vector_onto_the_goal():
+    half = 0.25
+    goal = np.array([1.1, 0.2, 0.0, 0.0, np.sin(half), 0.0, np.cos(half)])
+    np.testing.assert_allclose(build_observation(TURN, POSED, goal), [0.0, 0.5, 0.0], atol=1e-6)
+
+
+def test_goal_step_shrinks_to_nothing_at_the_goal_and_is_bounded_far_away():
+    jacobian = np.random.default_rng(0).standard_normal((6, 2))
+    state = replace(POSED, tool_jacobian_m_rad=jacobian[:3], tool_turn_jacobian=jacobian[3:])
+    spec = ObservationSpec((ObservationField("goal_step", 2, ""),))
+    here = np.array([*STATE.tool_position_m, 0.0, 0.0, 0.0, 1.0])
+    np.testing.assert_array_equal(build_observation(spec, state, here), [0.0, 0.0])
+    small = np.array([1e-3, -2e-3])
+    moved = here.copy()
+    moved[:3] += jacobian[:3] @ small
+    turn = jacobian[3:] @ small
+    moved[3:6] = turn / 2
+    found = build_observation(spec, state, moved)
+    # What the joints lack, over the softening and itself.
+    np.testing.assert_allclose(found, small / (2e-3 + GOAL_SOFTENING_RAD), rtol=0.05)
+    far = here + [5.0, -3.0, 2.0, 0.0, 0.0, 0.0, 0.0]
+    assert 0.9 < np.abs(build_observation(spec, state, far)).max() < 1.0
+
+
+def test_only_fields_of_orientation_need_one():
+    assert TURN.needs_orientation and not SPEC.needs_orientation
+    goal = np.array([1.1, 0.2, 0.0])
+    posed = np.array([*goal, 0.0, 0.0, 0.0, 1.0])
+    # Where the position is all that counts, a pose is its position.
+    np.testing.assert_array_equal(
+        build_observation(SPEC, STATE, goal), build_observation(SPEC, STATE, posed)
+    )
+    for state, given in ((POSED, goal), (STATE, posed)):
+        with pytest.raises(ValueError, match="goal_rotation: needs the orientations"):
+            build_observation(TURN, state, given)
