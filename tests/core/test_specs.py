@@ -122,7 +122,7 @@ def test_goal_step_shrinks_to_nothing_at_the_goal_and_is_bounded_far_away():
     found = build_observation(spec, state, moved)
     # What the joints lack, over the softening and itself.
     np.testing.assert_allclose(found, small / (2e-3 + GOAL_SOFTENING_RAD), rtol=0.05)
-    far = here + [5.0, -3.0, 2.0, 0.0, 0.0, 0.0, 0.0]
+    far = here + np.array([5.0, -3.0, 2.0, 0.0, 0.0, 0.0, 0.0])
     assert 0.9 < np.abs(build_observation(spec, state, far)).max() < 1.0
 
 
