@@ -209,15 +209,48 @@ def _step(state: RobotState, offset: FloatArray, rotation: FloatArray) -> FloatA
 
 # Where a tool that pushes stands, from the object's centre: behind it, seen from the goal, and up.
 PUSH_DISTANCE_M = 0.095
+# Nearer than this the two would overlap.
+PUSH_CONTACT_M = 0.08
 PUSH_LIFT_M = 0.01
+# A way along the circle at that distance begins with a chord of this angle.
+_CHORD_RAD = 0.5
+
+
+def way_behind(tool: FloatArray, place: FloatArray, goal: FloatArray) -> tuple[FloatArray, float]:
+    """The way on the floor to where a tool pushes an object, around the object.
+
+    Args:
+        tool: position [3] or [2] (m, base frame) of the tool; so are the others.
+        place: centre of the object.
+        goal: where the object has to go.
+
+    Returns:
+        The straight beginning of the shortest way that keeps ``PUSH_DISTANCE_M`` from the object's
+        centre [2], m; from nearer it leads along that circle and out. And the length (m) of all of
+        it, which being as near as to touch does not add to.
+    """
+    x, y = float(tool[0] - place[0]), float(tool[1] - place[1])
+    radius, azimuth = math.hypot(x, y), math.atan2(y, x)
+    behind = math.atan2(place[1] - goal[1], place[0] - goal[0])
+    turn = math.remainder(behind - azimuth, math.tau)
+    free = math.acos(PUSH_DISTANCE_M / radius) if radius > PUSH_DISTANCE_M else 0.0
+    rest = abs(turn) - free
+    if rest <= 0.0:
+        to, rest = behind, 0.0
+    elif free > 0.0:
+        to = azimuth + math.copysign(free, turn)
+    else:
+        to = azimuth + math.copysign(min(rest, _CHORD_RAD), turn)
+    begin = np.array([PUSH_DISTANCE_M * math.cos(to) - x, PUSH_DISTANCE_M * math.sin(to) - y])
+    if radius <= PUSH_DISTANCE_M:
+        return begin, PUSH_DISTANCE_M * rest + max(PUSH_CONTACT_M - radius, 0.0)
+    return begin, math.hypot(*begin.tolist()) + PUSH_DISTANCE_M * rest
 
 
 def _approach_step(state: RobotState, goal: FloatArray) -> FloatArray:
-    """As ``_goal_step``: to the place behind the object, with the tool's z axis straight down."""
-    x, y, _ = (goal[:3] - state.object_position_m).tolist()
-    behind = PUSH_DISTANCE_M / (math.hypot(x, y) + 1e-6)
-    offset = state.object_position_m - state.tool_position_m
-    return _upright_step(state, offset[0] - behind * x, offset[1] - behind * y)
+    """As ``_goal_step``: along ``way_behind``, with the tool's z axis straight down."""
+    begin, _ = way_behind(state.tool_position_m, state.object_position_m, goal)
+    return _upright_step(state, float(begin[0]), float(begin[1]))
 
 
 def _push_step(state: RobotState, goal: FloatArray) -> FloatArray:

@@ -2,7 +2,7 @@
 """Push: bring a puck on the floor to a goal place by pushing it with the tool's flange.
 
 The puck (``push_scene.py``) stands in front of the arm, the goal 10 to 25 cm away on the floor in
-any direction. The tool starts beside the puck on any side, pointing down, 3 to 10 cm above the
+any direction. The tool starts beside the puck on any side, pointing down, 4 to 12 cm above the
 floor, so it often has to go around the puck first. Action: joint velocities, as in every task of
 an arm; nothing holds the tool upright but the policy. Horizon 6 s, ended by truncation.
 
@@ -16,16 +16,16 @@ metres, a the way of the tool to behind the puck (below) and a0 that before, t o
 of the tool's tilt, w the reference velocity and u the commanded velocity as fractions of the
 greatest one, and g = exp(-(d / 0.02)^2), which is 1 when nothing is left to push:
 
-    40 (d0 - d) + 30 (1 - g) (a0 - a) + 0.2 (1 - g) exp(-a / 0.03) + 0.2 g
-        + 0.5 exp(-d / 0.05) + 0.5 exp(-d / 0.015) - 0.5 t
+    40 (d0 - d) + 30 (1 - g) (a0 - a) + 0.5 exp(-d / 0.05) + 0.5 exp(-d / 0.015) + 0.2 g - 0.5 t
         - 0.02 mean(w^2) - 0.005 mean((u - w)^2)
 
 The way a is the length of the shortest path on the floor to the place behind the puck, seen from
 the goal, that keeps 9.5 cm from the puck's centre, plus the height to go. A straight distance
 would hold a tool on the wrong side there: the puck is in its way, and to push it is to lose.
-Progress is nearly all that pays before the puck is near its goal: what an arm gets for being
-where it is would raise the value of every action alike, and hide how little one differs from
-another. Failing costs 2, more than an arm that stands upright anywhere loses.
+Progress is all that pays before the puck is near its goal: what an arm gets for being where it is
+would raise the value of every action alike, and hide how little one differs from another. Even a
+little for waiting behind the puck teaches to wait there. Failing costs 2, more than an arm that
+stands upright anywhere loses.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ import numpy as np
 
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import (
-    PUSH_DISTANCE_M,
     PUSH_LIFT_M,
     FloatArray,
     ObservationField,
     ObservationSpec,
+    way_behind,
 )
 from smfp_sim.arm import ContactPair
 from smfp_sim.scene import Change
@@ -50,17 +50,13 @@ from smfp_sim.tasks.arm_task import ArmTask, Motion
 from smfp_sim.tasks.push_scene import HEIGHT_M, OBJECT, PushScene, add_object
 
 FAILURE_PENALTY = 2.0
-# A flange's edge is well below the puck's top, what sticks out at its side above it.
 PUSH_HEIGHT_M = HEIGHT_M / 2 + PUSH_LIFT_M
-# Of the puck's centre from the tool's where they touch: puck 4.5 cm, flange 3.9 cm, less some play.
-TOUCHING_M = 0.08
-
 # About the base's z axis: where the puck starts, where goals are, where the puck may be.
 _OBJECT_RADIUS_M, _OBJECT_AZIMUTH_RAD = (0.42, 0.60), 0.7
 _GOAL_RADIUS_M, _GOAL_AZIMUTH_RAD = (0.40, 0.65), 0.9
 _AREA_RADIUS_M, _AREA_AZIMUTH_RAD = (0.30, 0.75), 1.2
 _GOAL_DISTANCE_M = (0.10, 0.25)
-_TOOL_DISTANCE_M, _TOOL_HEIGHT_M = (0.10, 0.20), (0.03, 0.10)
+_TOOL_DISTANCE_M, _TOOL_HEIGHT_M = (0.10, 0.20), (0.04, 0.12)
 _FALLEN_RAD = 0.5
 _SEED_SPREAD_RAD = 0.3
 _ATTEMPTS = 1000
@@ -148,10 +144,9 @@ class PushEnv(ArmTask):
         return float(
             40.0 * (motion.distance_before_m - distance)
             + 30.0 * (1.0 - done) * (self._way_before - self._way)
-            + 0.2 * (1.0 - done) * math.exp(-self._way / 0.03)
-            + 0.2 * done
             + 0.5 * math.exp(-distance / 0.05)
             + 0.5 * math.exp(-distance / 0.015)
+            + 0.2 * done
             - 0.5 * tilt
             - 0.02 * (speed @ speed) / speed.size
             - 0.005 * (haste @ haste) / haste.size
@@ -205,12 +200,10 @@ class PushEnv(ArmTask):
         self._way_before, self._way = self._way, self._way_to_push()
 
     def _way_to_push(self) -> float:
-        """Length (m) of the tool's way to behind the puck, past the puck."""
-        tool = self._tool - self._state.object_position_m
-        push = self._goal - self._state.object_position_m
-        around = way_around(tool[0], tool[1], math.atan2(-push[1], -push[0]))
-        height = self._tool[2] - self._scene.floor_m
-        return around + abs(float(height) - PUSH_HEIGHT_M)
+        """Length (m) of the tool's way to behind the puck, the height to go included."""
+        _, around = way_behind(self._tool, self._state.object_position_m, self._goal)
+        height = float(self._tool[2]) - self._scene.floor_m
+        return around + abs(height - PUSH_HEIGHT_M)
 
     def _distance(self) -> float:
         return float(np.linalg.norm(self._goal - self._state.object_position_m))
@@ -221,21 +214,3 @@ class PushEnv(ArmTask):
             **super()._info(contact, diverged),
             "tool_distance_m": float(np.linalg.norm(offset)),
         }
-
-
-def way_around(x: float, y: float, azimuth: float) -> float:
-    """Shortest way (m) from (x, y) to the place at ``PUSH_DISTANCE_M`` and ``azimuth`` (rad).
-
-    It keeps out of the circle of that radius about the origin; from inside it leads along the
-    circle, and out first from where tool and puck overlap.
-    """
-    radius = math.hypot(x, y)
-    turn = abs(math.remainder(math.atan2(y, x) - azimuth, math.tau))
-    if radius <= PUSH_DISTANCE_M:
-        return PUSH_DISTANCE_M * turn + max(TOUCHING_M - radius, 0.0)
-    free = math.acos(PUSH_DISTANCE_M / radius)
-    if turn <= free:
-        return math.sqrt(
-            radius**2 + PUSH_DISTANCE_M**2 - 2.0 * radius * PUSH_DISTANCE_M * math.cos(turn)
-        )
-    return math.sqrt(radius**2 - PUSH_DISTANCE_M**2) + PUSH_DISTANCE_M * (turn - free)

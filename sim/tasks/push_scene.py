@@ -13,9 +13,9 @@ from smfp_core.specs import FloatArray
 from smfp_sim.arm import ArmModel, ContactPair
 
 OBJECT = "object"
-# A choice: a puck that a flange can push at half its height, and that cannot tip over at its
-# friction unless it is pushed above radius / friction, 11 cm.
-RADIUS_M, HEIGHT_M, MASS_KG = 0.045, 0.05, 0.2
+# A choice: high enough for a flange to push it well above the floor, and low enough that it
+# slides rather than tips, which it does up to radius / friction, 11 cm.
+RADIUS_M, HEIGHT_M, MASS_KG = 0.045, 0.08, 0.2
 # Sliding, torsional (m), rolling (m). Sliding: a choice within the 0.2 to 0.5 that tables give for
 # dry wood and plastics; the other two are MuJoCo's defaults.
 FRICTION = (0.4, 0.005, 0.0001)
