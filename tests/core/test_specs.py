@@ -14,6 +14,7 @@ from smfp_core.specs import (
     ObservationSpec,
     RobotState,
     build_observation,
+    way_behind,
 )
 from smfp_core.strict import ConfigError
 
@@ -137,3 +138,30 @@ def test_only_fields_of_orientation_need_one():
     for state, given in ((POSED, goal), (STATE, posed)):
         with pytest.raises(ValueError, match="goal_rotation: needs the orientations"):
             build_observation(TURN, state, given)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "begin", "length"),
+    [
+        (0.095, 0.0, (0.0, 0.0), 0.0),
+        (0.20, 0.0, (-0.105, 0.0), 0.105),
+        # A tangent to the circle, then along it.
+        (
+            -0.19,
+            1e-12,
+            (0.19 - 0.0475, 0.095 * math.sqrt(0.75)),
+            0.095 * (math.sqrt(3.0) + 2.0 * math.pi / 3.0),
+        ),
+        (0.0, 0.095, (0.095 * math.sin(0.5), 0.095 * (math.cos(0.5) - 1.0)), 0.095 * math.pi / 2),
+        # Touching the object from behind costs no way, to overlap does.
+        (0.085, 0.0, (0.01, 0.0), 0.0),
+        (0.05, 0.0, (0.045, 0.0), 0.03),
+    ],
+)
+@pytest.mark.parametrize("mirrored", [1.0, -1.0])
+def test_the_way_to_behind_an_object_leads_around_it(x, y, begin, length, mirrored):
+    place, goal = np.array([0.5, 0.1, 0.04]), np.array([0.3, 0.1, 0.04])
+    tool = place + np.array([x, mirrored * y, 0.2])
+    way = way_behind(tool, place, goal)
+    np.testing.assert_allclose(way[0], [begin[0], mirrored * begin[1]], atol=1e-9)
+    assert way[1] == pytest.approx(length, abs=1e-9)

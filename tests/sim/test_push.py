@@ -26,7 +26,7 @@ from smfp_sim.plant import Plant
 from smfp_sim.plant_arm import PlantArm
 from smfp_sim.render import RenderingUnavailable
 from smfp_sim.tasks import PUSH_ID, PUSH_STEPS
-from smfp_sim.tasks.push import PUSH_HEIGHT_M, PushEnv, way_around
+from smfp_sim.tasks.push import PUSH_HEIGHT_M, PushEnv
 from smfp_sim.tasks.push_scene import HEIGHT_M, MASS_KG, OBJECT, RADIUS_M, PushScene, add_object
 
 REST = np.zeros(6, np.float32)
@@ -138,7 +138,7 @@ def test_starts_are_spread_on_every_side_of_a_standing_puck_and_cheap(env: PushE
         puck, q = object_position(env), env.arm.joint_position
         tool = env._kinematics.tool_position(q)
         assert scene.tool_tilt_cosine(env.arm.data) > 0.999
-        assert 0.029 < tool[2] < 0.101
+        assert 0.039 < tool[2] < 0.121
         assert info["tool_distance_m"] > RADIUS_M + FLANGE_RADIUS_M
         assert not info["contact"] and set(env.arm.contacts()) <= {("floor", OBJECT)}
         assert 0.10 <= info["distance_m"] <= 0.25
@@ -172,7 +172,7 @@ def test_the_tool_moves_the_puck_and_touching_it_is_no_fault(env: PushEnv) -> No
 
 
 def test_the_tool_on_the_floor_is_a_fault(env: PushEnv) -> None:
-    start(env, [0.40, 0.0, 0.03], [0.55, 0.0, HEIGHT_M / 2], [0.65, 0.0, HEIGHT_M / 2])
+    start(env, [0.40, 0.0, 0.04], [0.55, 0.0, HEIGHT_M / 2], [0.65, 0.0, HEIGHT_M / 2])
     down = np.array([0, 1, 0, 0, 0, 0], np.float32)
     for _ in range(50):
         _, reward, terminated, _, info = env.step(down)
@@ -325,27 +325,10 @@ def remove_floor(spec: mujoco.MjSpec) -> None:
     spec.delete(next(geom for geom in spec.geoms if geom.name == "floor"))
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "way"),
-    [
-        (0.095, 0.0, 0.0),
-        (0.20, 0.0, 0.105),
-        (0.0, 0.095, 0.095 * math.pi / 2),
-        (-0.095, 0.0, 0.095 * math.pi),
-        # A tangent to the circle, then along it.
-        (-0.19, 0.0, 0.095 * (math.sqrt(3.0) + 2.0 * math.pi / 3.0)),
-        # Where tool and puck overlap it first has to get out.
-        (0.05, 0.0, 0.03),
-    ],
-)
-def test_the_way_to_behind_the_puck_leads_around_it(x: float, y: float, way: float) -> None:
-    assert way_around(x, y, 0.0) == pytest.approx(way, abs=1e-9)
-    assert way_around(x, -y, 0.0) == pytest.approx(way, abs=1e-9)
-
-
 def test_progress_of_the_puck_pays_more_than_anything_else(env: PushEnv) -> None:
     goal = [0.62, 0.0, HEIGHT_M / 2]
     start(env, [0.40, 0.0, PUSH_HEIGHT_M], [0.50, 0.0, HEIGHT_M / 2], goal)
+    waiting = env.step(REST)[1]
     policy = ScriptedPush(env)
     pushing, resting = [], []
     for _ in range(250):
@@ -353,7 +336,7 @@ def test_progress_of_the_puck_pays_more_than_anything_else(env: PushEnv) -> None
         reward = env.step(policy.act())[1]
         moved = np.linalg.norm(object_position(env) - before) > 1e-3
         (pushing if moved else resting).append(reward)
-    assert np.mean(pushing) > 0.4 > resting[0]
+    assert np.mean(pushing) > 0.3 > 3.0 * waiting
     # And the rest on the goal is worth most.
     assert resting[-1] > 1.0 and resting[-1] > max(resting) - 0.01
 
