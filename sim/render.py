@@ -114,7 +114,6 @@ class SceneRenderer:
         mujoco.mjv_initGeom(marker, sphere, size, position, upright, rgba)
         self._scene.ngeom += 1
 
-
     def _mark_axes(self, origin: FloatArray, orientation: FloatArray) -> None:
         """Red, green and blue for x, y and z of a quaternion x, y, z, w in the base frame."""
         rotation = np.empty(9)
