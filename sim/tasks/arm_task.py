@@ -85,7 +85,8 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     was measured before the episode begins, and ``record``: whether to keep its ``trajectory``.
     ``info`` holds ``distance_m``, and ``angle_rad`` to a goal's orientation; ``contact`` and
     ``diverged``, each of which terminates; and ``is_success``: whether the episode would count as a
-    success if it ended now. After physics that diverged ``info["message"]`` says so.
+    success if it ended now. Physics that diverged, and what else a task ends an episode for, are
+    in ``info["message"]``.
 
     Attributes:
         trajectory: every control period of an episode that is recorded, else None.

@@ -167,13 +167,14 @@ class PushEnv(ArmTask):
 
     def _draw_goal(self, place: FloatArray) -> FloatArray:
         low, high = _GOAL_RADIUS_M
-        while True:
+        for _ in range(_ATTEMPTS):
             way = self.np_random.uniform(*_GOAL_DISTANCE_M)
             direction = self.np_random.uniform(-math.pi, math.pi)
             goal = place + way * np.array([math.cos(direction), math.sin(direction), 0.0])
             azimuth = abs(math.atan2(goal[1], goal[0]))
             if low < math.hypot(goal[0], goal[1]) < high and azimuth < _GOAL_AZIMUTH_RAD:
                 return goal
+        raise ValueError(f"object_position: no goal that the arm can reach is near {place}")
 
     def _draw_start(self, place: FloatArray) -> FloatArray:
         for _ in range(_ATTEMPTS):

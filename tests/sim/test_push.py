@@ -357,3 +357,8 @@ def test_the_picture_shows_the_puck_where_it_is() -> None:
         columns.append(np.median(column))
     task.close()
     assert abs(columns[0] - columns[1]) > 100
+
+
+def test_a_puck_out_of_reach_of_any_goal_is_refused(env: PushEnv) -> None:
+    with pytest.raises(ValueError, match="object_position: no goal"):
+        env.reset(options={"object_position": [2.0, 0.0, HEIGHT_M / 2]})
