@@ -4,8 +4,9 @@
 Everything is as in reach (``reach.py``), but a goal is drawn until the obstacle stands in the
 straight way to it. The way round is the policy's choice: over the obstacle, behind it or in front
 of it. The reward's distance is that of the shortest way round the obstacle (``way_round.py``) for a
-tool that keeps 5 cm from it: along the straight line it would pay to wait in front of it. Touching
-the obstacle terminates, as every contact does.
+tool that keeps as far from it as goals do: along the straight line it would pay to wait in front of
+it, along a nearer way the wrist would brush it. Touching the obstacle terminates, as every contact
+does.
 
 The way was taken where the tool passed the obstacle, that is the upright plane through the base's
 axis and the obstacle's centre:
@@ -33,7 +34,7 @@ from smfp_sim.way_round import way_round_m
 
 # Some starts have the obstacle in no way, above it for one: they get any goal.
 _GOAL_ATTEMPTS = 100
-# The straight way is judged at points this far apart; the tool keeps this far from the obstacle.
+# The straight way is judged at points this far apart, for a tool that is this thick.
 _SPACING_M, _TOOL_RADIUS_M = 0.01, 0.05
 
 
@@ -118,7 +119,8 @@ class ReachAroundEnv(ReachEnv):
 
     def _left_m(self) -> float:
         """How far it is from the tool to the goal, round the obstacle."""
-        return way_round_m(self._obstacle, self._tool, self._goal, _TOOL_RADIUS_M)
+        clearance_m = self.robot.goals.obstacle_clearance_m
+        return way_round_m(self._obstacle, self._tool, self._goal, clearance_m)
 
 
 def stands_between(obstacle: Obstacle, start: FloatArray, end: FloatArray) -> bool:
