@@ -72,8 +72,8 @@ class SceneRenderer:
 
         Args:
             q: joint positions [n], rad.
-            goal: position [3], metres, base frame, or pose [7], with a quaternion x, y, z, w, which is
-                drawn with its axes.
+            goal: position [3], metres, base frame, or pose [7], with a quaternion x, y, z, w,
+                which is drawn with its axes.
             everything: positions [nq] as the model has them, where more than the arm moves.
         """
         arm, data = self._arm, self._data
