@@ -29,7 +29,10 @@ from smfp_core.strict import ConfigError, to_mapping
 
 PAPER = ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "HumanoidStandup", "Swimmer")
 MUJOCO_IDS = tuple(f"{name}-{version}" for version in ("v4", "v5") for name in PAPER)
-OUR_IDS = ("smfp_sim.tasks:smfp/Reach-v0",)
+OUR_IDS = tuple(
+    f"smfp_sim.tasks:smfp/{name}-v0"
+    for name in ("Reach", "ReachPose", "ReachAround", "Push", "PointAround")
+)
 
 
 @dataclass(frozen=True)
