@@ -62,11 +62,13 @@ sim: $(RUN_STAMP) ## Drive the simulated UR5e to GOALS=10 random goals (0: drag 
 	@exec $(PY) -m smfp_control.sim_demo --goals $(GOALS) $(if $(filter 0,$(VIEW)),--no-view,) $(ARGS)
 
 # Most tests only compute, so that they run side by side. Those with real nodes in real time must not
-# wait for each other.
+# wait for each other. The nodes' modules switch MuJoCo's pictures off for their process, so those of
+# training and simulation have processes of their own.
 test: $(DEV_STAMP) ## Run the tests (ARGS="-k name" and the like go to pytest)
 ifeq ($(strip $(ARGS)),)
-	@$(PY) -m pytest -n 2 -m 'not process'
-	@$(PY) -m pytest -m process
+	@$(PY) -m pytest -n 2 --ignore tests/control
+	@$(PY) -m pytest -n 2 -m 'not process' tests/control
+	@$(PY) -m pytest -m process tests/control
 else
 	@$(PY) -m pytest $(ARGS)
 endif
