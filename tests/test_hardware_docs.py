@@ -12,7 +12,6 @@ import pytest
 
 from smfp_control.faults import FaultKind
 from smfp_control.parameters import PolicyNodeParameters, describe
-from smfp_control.preflight import _arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "hardware.md").read_text()
@@ -41,7 +40,11 @@ def test_launch_files_have_the_arguments_that_are_given() -> None:
         assert {argument.split(":=")[0] for argument in arguments} <= set(declared)
 
 
-def test_executables_and_options_exist() -> None:
+def test_executables_and_options_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its import switches pictures off for good, which the tests of pictures beside it need.
+    monkeypatch.setenv("MUJOCO_GL", "disabled")
+    from smfp_control.preflight import _arguments
+
     scripts = metadata.distribution("smfp_control").entry_points.select(group="console_scripts")
     for name, *options in commands("ros2 run smfp_control "):
         assert name in scripts.names
