@@ -154,8 +154,12 @@ class Bench:
         self.until(lambda: self.status.get("state") == state, f"state {state}")
 
     def until_exit(self, child: Child, timeout_s: float = PATIENCE_S) -> int:
-        """Spin until a process has ended; its exit status."""
+        """Spin until a process has ended; its exit status.
+
+        What it said goes to standard output, which pytest shows of a test that fails.
+        """
         self.until(lambda: child.process.poll() is not None, f"{child.module} to end", timeout_s)
+        print(f"--- {child.module}\n{child.output()}")
         return child.process.returncode
 
     # Requests.

@@ -268,6 +268,42 @@ def test_reset_is_refused_while_the_cause_persists(lockstep: LockStep, tamper: o
     assert lockstep.latch.fault is not None
 
 
+def untouched(message: SimpleNamespace) -> SimpleNamespace:
+    return message
+
+
+def test_a_reset_that_meets_a_new_cause_says_so(lockstep: LockStep) -> None:
+    lockstep.tamper = spoil
+    lockstep.run(0.2)
+    lockstep.tamper = untouched
+    lockstep.run(0.2)
+    assert lockstep.loop.reset() is None
+    lockstep.tamper = lose_a_joint
+    lockstep.run(0.002)
+    answer = lockstep.loop.reset_answer(1.0)
+    assert answer is not None and "persists: joint state lacks" in answer
+    assert lockstep.latch.fault is not None
+    lockstep.tamper = untouched
+    lockstep.run(0.1)
+    assert lockstep.latch.fault is not None, "a refused reset was carried out later"
+    assert lockstep.loop.reset() is None
+    lockstep.run(0.002)
+    assert lockstep.loop.reset_answer(1.0) is None
+    assert lockstep.latch.fault is None
+
+
+def test_a_reset_that_no_tick_answers_is_withdrawn(lockstep: LockStep) -> None:
+    lockstep.tamper = spoil
+    lockstep.run(0.2)
+    lockstep.tamper = untouched
+    lockstep.run(0.2)
+    assert lockstep.loop.reset() is None
+    answer = lockstep.loop.reset_answer(0.01)
+    assert answer is not None and "no tick" in answer
+    lockstep.run(0.1)
+    assert lockstep.latch.fault is not None
+
+
 def test_stale_state_is_noticed_one_period_after_the_timeout(lockstep: LockStep) -> None:
     lockstep.run(0.1)
     lockstep.tamper = drop

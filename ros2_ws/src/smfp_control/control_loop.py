@@ -31,6 +31,10 @@ _MOST_MESSAGES_PER_TICK = 16
 _GOAL_LACKS = "the policy needs an orientation, and the goal was taken without one: send it again"
 
 
+def _persists(fault: Fault) -> str:
+    return f"its cause persists: {fault.reason}"
+
+
 class LoopState(enum.Enum):
     """What the loop is doing. The value is the text on ``~/status``."""
 
@@ -190,6 +194,7 @@ class ControlLoop:
         self._tracked: FloatArray | None = None
         self._begun = self._stopping = False
         self._clear_requested = False
+        self._clear_refusal: str | None = None
         self._present: Fault | None = None
         self._refused: Fault | None = None
         self._phase = 0
@@ -264,15 +269,32 @@ class ControlLoop:
         self._stopping = True
 
     def reset(self) -> str | None:
-        """Ask for the latched fault to be cleared; returns the reason if that is refused."""
+        """Ask for the latched fault to be cleared; returns the reason if that is refused.
+
+        The next tick decides: it may find a cause that this one did not. ``reset_answer`` says how.
+        """
         if self._latch.estop_pressed:
             return "the e-stop is pressed: release it first"
         if self._present is not None:
-            return f"its cause persists: {self._present.reason}"
+            return _persists(self._present)
         if not self.at_rest:
             return "the arm is still ramping down"
+        self._clear_refusal = None
         self._clear_requested = True
         return None
+
+    def reset_answer(self, timeout_s: float) -> str | None:
+        """Wait until a tick has decided on ``reset``; returns the reason if it was refused.
+
+        Without a tick in that time the request is withdrawn: it must not surprise anybody later.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self._clear_requested:
+            if time.monotonic() > deadline:
+                self._clear_requested = False
+                return "no tick of the control loop came: does the simulation stand still?"
+            time.sleep(0.001)
+        return self._clear_refusal
 
     @property
     def needs_orientation(self) -> bool:
@@ -416,11 +438,14 @@ class ControlLoop:
         fault = self._latch.take_estop() or fault
         self._present = fault
         if self._clear_requested:
-            self._clear_requested = False
             if fault is None:
                 self._goal = None
                 self._blend = self._settings.blend_ratio
                 self._latch.clear()
+            else:
+                self._clear_refusal = _persists(fault)
+            # Last: ``reset_answer`` waits for it.
+            self._clear_requested = False
         if fault is not None:
             self._latch.set(fault)
 

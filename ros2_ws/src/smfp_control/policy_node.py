@@ -56,6 +56,8 @@ _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.
 _AUTOSTART_PERIOD_S = 0.2
 _AUTOSTART_WAIT_S = 0.1
 _SWAP_S = 1.0
+# Many periods of a control thread, and short for who waits to press the e-stop.
+_RESET_S = 0.2
 _WATCH_PERIOD_S = 0.1
 
 
@@ -333,7 +335,8 @@ class PolicyNode(LifecycleNode, RunnableNode):
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         assert self._configured is not None
         if self._thread is not None:
-            refusal = self._configured.loop.reset()
+            loop = self._configured.loop
+            refusal = loop.reset() or loop.reset_answer(_RESET_S)
         elif self._latch.estop_pressed:
             refusal = "the e-stop is pressed: release it first"
         else:

@@ -70,6 +70,14 @@ def interrupt_on_signals() -> None:
         signal.signal(number, interrupt)
 
 
+def stop_on_signals() -> threading.Event:
+    """The event that SIGINT and SIGTERM set; nothing is interrupted where it stands."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
 def run_node(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str]) -> int:
     """Make a node, spin it until it is told to stop, close it.
 
@@ -81,9 +89,7 @@ def run_node(make_node: Callable[[threading.Event], RunnableNode], args: Sequenc
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     _call_allocator("mallopt", _M_ARENA_MAX, _HEAPS)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
     node = make_node(stop)

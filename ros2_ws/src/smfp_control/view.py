@@ -15,6 +15,7 @@ import smfp_control.environment  # noqa: F401 isort: skip
 import argparse
 import os
 import sys
+import threading
 from typing import get_args
 
 import numpy as np
@@ -22,7 +23,7 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from smfp_control.process import interrupt_on_signals
+from smfp_control.process import stop_on_signals
 from smfp_core.robot import CommandInterface, load_robot
 from smfp_core.strict import ConfigError
 from smfp_sim.arm import ArmModel, Kinematics
@@ -64,7 +65,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     return parsed
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace, stop: threading.Event) -> None:
     # Here, so that a computer without viser gets a word on it and --help.
     from smfp_control.page.local_server import LocalServer
     from smfp_control.page.panel import Panel
@@ -92,7 +93,7 @@ def _run(options: argparse.Namespace) -> None:
         if server.get_port() != options.port:
             print(f"port {options.port} is in use", file=sys.stderr)
         print(f"{ADDRESS}{server.address}", flush=True)
-        while True:
+        while not stop.is_set():
             client.spin(_FRAME_S)
             seen = client.seen
             position = np.array(client.reader.position) if client.reader.accepted else None
@@ -112,13 +113,11 @@ def _run(options: argparse.Namespace) -> None:
 def main(args: list[str] | None = None) -> int:
     """Show the page until interrupted."""
     options = _arguments(args)
-    interrupt_on_signals()
+    stop = stop_on_signals()
     os.nice(_NICENESS)
     try:
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        _run(options)
-    except KeyboardInterrupt:
-        pass
+        _run(options, stop)
     except ConfigError as error:
         print(f"view: {error}", file=sys.stderr)
         return 1
