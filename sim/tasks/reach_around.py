@@ -6,7 +6,11 @@ straight way to it. The way round is the policy's choice: over the obstacle, beh
 of it. The reward's distance is that of the shortest way round the obstacle (``way_round.py``) for a
 tool that keeps as far from it as goals do: along the straight line it would pay to wait in front of
 it, along a nearer way the wrist would brush it. Touching the obstacle terminates, as every contact
-does.
+does. That comes too late to learn from how near wrist and forearm may pass, so the reward lacks
+
+    0.5 max(0, 1 - c / 0.04)
+
+where c is the least distance of the arm to the obstacle, m.
 
 The way was taken where the tool passed the obstacle, that is the upright plane through the base's
 axis and the obstacle's centre:
@@ -28,6 +32,7 @@ from numpy.typing import NDArray
 from smfp_core.robot import Obstacle, RobotConfig
 from smfp_core.specs import FloatArray
 from smfp_core.strict import ConfigError
+from smfp_sim.clearance import ClearanceModel
 from smfp_sim.tasks.arm_task import Motion
 from smfp_sim.tasks.reach import ReachEnv
 from smfp_sim.way_round import way_round_m
@@ -36,6 +41,8 @@ from smfp_sim.way_round import way_round_m
 _GOAL_ATTEMPTS = 100
 # The straight way is judged at points this far apart, for a tool that is this thick.
 _SPACING_M, _TOOL_RADIUS_M = 0.01, 0.05
+# From where on nearness costs, and what it costs in touch.
+_NEAR_M, _NEARNESS_PENALTY = 0.04, 0.5
 
 
 class ReachAroundEnv(ReachEnv):
@@ -62,6 +69,9 @@ class ReachAroundEnv(ReachEnv):
                 "the task needs one to go around"
             )
         self._obstacle = obstacles[0]
+        self._clearance = ClearanceModel(self.robot, self.arm.arm.model)
+        geom = self.arm.arm.model.geom(f"obstacle {self._obstacle.name}").id
+        self._guarded = [row for row, pair in enumerate(self._clearance.pairs) if geom in pair]
         self._way = ""
         self._left_before_m = 0.0
 
@@ -101,7 +111,9 @@ class ReachAroundEnv(ReachEnv):
             distance_before_m=before,
             distance_m=self._left_before_m,
         )
-        return super().reward(detour)
+        self._clearance.set_pose(self.arm.joint_position)
+        nearest_m = min(map(self._clearance.distance, self._guarded))
+        return super().reward(detour) - _NEARNESS_PENALTY * max(0.0, 1.0 - nearest_m / _NEAR_M)
 
     def snapshot(self) -> dict[str, Any]:
         """State that ``restore`` goes on from to the bit."""

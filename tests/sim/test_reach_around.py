@@ -9,6 +9,9 @@ from restoring import assert_goes_on_to_the_bit
 from smfp_core.robot import Obstacle, Surroundings, load_robot
 from smfp_core.strict import ConfigError
 from smfp_sim.arm import Kinematics
+from smfp_sim.clearance import ClearanceModel
+from smfp_sim.tasks.arm_task import Motion
+from smfp_sim.tasks.reach import ReachEnv
 from smfp_sim.tasks.reach_around import ReachAroundEnv, passed, stands_between
 from smfp_sim.tasks.scripted import ScriptedReach
 
@@ -89,6 +92,31 @@ def test_touching_the_post_ends_the_episode(env: ReachAroundEnv) -> None:
             touched = True
             assert info["contact"] and not info["is_success"]
     assert touched
+
+
+def test_nearness_to_the_post_costs_before_it_is_touched(env: ReachAroundEnv) -> None:
+    kinematics, clearance = Kinematics(env.arm.arm), ClearanceModel(env.robot)
+    post = env.arm.arm.model.geom("obstacle post").id
+    beside = [row for row, pair in enumerate(clearance.pairs) if post in pair]
+    goal, at_rest = np.array([0.5, 0.3, 0.3]), np.zeros(6)
+    cost_at = {}
+    # Reaching forward and turning about the base, the forearm comes up to the post.
+    for turn in np.linspace(-1.5, 1.5, 301):
+        q = np.array([turn, -0.6, 1.2, -1.57, -1.57, 0.0])
+        if kinematics.contacts(q):
+            continue
+        env.reset(options={"joint_position": q, "goal": goal})
+        left_m = env._left_m()
+        motion = Motion(left_m, left_m, at_rest, at_rest, failed=False)
+        clearance.set_pose(q)
+        nearest_m = min(map(clearance.distance, beside))
+        cost_at[nearest_m] = ReachEnv.reward(env, motion) - env.reward(motion)
+    far = [cost for nearest_m, cost in cost_at.items() if nearest_m > 0.04]
+    near = {nearest_m: cost for nearest_m, cost in cost_at.items() if nearest_m < 0.04}
+    assert len(far) > 50 and np.max(np.abs(far)) < 1e-12
+    assert len(near) > 5 and min(near) < 0.01
+    for nearest_m, cost in near.items():
+        assert cost == pytest.approx(0.5 * (1.0 - nearest_m / 0.04))
 
 
 def test_a_restored_environment_goes_on_to_the_bit(env: ReachAroundEnv) -> None:
