@@ -48,6 +48,12 @@ class ObservationSpec:
                 raise ConfigError(f"observation field '{item.name}': size must be at least 1")
 
     @property
+    def sees_orientation(self) -> bool:
+        """Whether a field tells of how the tool is turned, which the state has to say then."""
+        seen = (*ORIENTATION_FIELDS, "object_approach_step", "object_push_step")
+        return any(item.name in seen for item in self.fields)
+
+    @property
     def needs_orientation(self) -> bool:
         """Whether a goal must say how the tool is to be turned, not only where it is to be."""
         return any(item.name in ORIENTATION_FIELDS for item in self.fields)

@@ -25,6 +25,7 @@ from smfp_core.specs import (
     ActionSpec,
     ControlAssumptions,
     FloatArray,
+    ObservationField,
     ObservationSpec,
     RobotState,
     build_observation,
@@ -62,6 +63,18 @@ class Motion:
     failed: bool
     angle_before_rad: float = 0.0
     angle_rad: float = 0.0
+
+
+def arm_fields(robot: RobotConfig) -> tuple[ObservationField, ...]:
+    """What every policy sees of the arm, in order; the tool's position in the base frame."""
+    n = len(robot.joints)
+    return (
+        ObservationField("joint_position", n, "rad"),
+        ObservationField("joint_velocity", n, "rad/s"),
+        ObservationField("tracking_error", n, "rad"),
+        ObservationField("reference_velocity", n, "rad/s"),
+        ObservationField("tool_position", 3, "m", robot.base_frame),
+    )
 
 
 class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
@@ -334,11 +347,12 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             np.zeros(3),
             np.zeros((3, len(q))),
         )
-        if self._posed:
+        if self._observation_spec.sees_orientation:
             self._state.ask_for_orientation(True)
         self._kinematics.update(self._state)
         self._tool = self._state.tool_position_m
-        self._tool_orientation = self._state.tool_orientation
+        if self._posed:
+            self._tool_orientation = self._state.tool_orientation
         if self._is_plant:
             q = self.arm.joint_position
             self._tool = self._kinematics.tool_position(q)

@@ -46,7 +46,7 @@ from smfp_core.specs import (
 )
 from smfp_sim.arm import ContactPair
 from smfp_sim.scene import Change
-from smfp_sim.tasks.arm_task import ArmTask, Motion
+from smfp_sim.tasks.arm_task import ArmTask, Motion, arm_fields
 from smfp_sim.tasks.push_scene import HEIGHT_M, OBJECT, PushScene, add_object
 
 FAILURE_PENALTY = 2.0
@@ -89,11 +89,7 @@ class PushEnv(ArmTask):
         n, frame = len(robot.joints), robot.base_frame
         return ObservationSpec(
             (
-                ObservationField("joint_position", n, "rad"),
-                ObservationField("joint_velocity", n, "rad/s"),
-                ObservationField("tracking_error", n, "rad"),
-                ObservationField("reference_velocity", n, "rad/s"),
-                ObservationField("tool_position", 3, "m", frame),
+                *arm_fields(robot),
                 ObservationField("object_position", 3, "m", frame),
                 ObservationField("object_velocity", 3, "m/s", frame),
                 ObservationField("object_offset", 3, "m", frame),
@@ -193,8 +189,6 @@ class PushEnv(ArmTask):
 
     def _read_state(self) -> None:
         super()._read_state()
-        self._state.ask_for_orientation(True)
-        self._kinematics.update(self._state)
         data = self.arm.data
         self._state.object_position_m = self._scene.object_position(data)
         self._state.object_velocity_m_s = self._scene.object_velocity(data)

@@ -27,7 +27,7 @@ import numpy as np
 
 from smfp_core.robot import RobotConfig, RobotConfigError
 from smfp_core.specs import FloatArray, ObservationField, ObservationSpec
-from smfp_sim.tasks.arm_task import ArmTask, Motion
+from smfp_sim.tasks.arm_task import ArmTask, Motion, arm_fields
 
 FAILURE_PENALTY = 1.0
 
@@ -50,11 +50,7 @@ class ReachPoseEnv(ArmTask):
         n = len(robot.joints)
         return ObservationSpec(
             (
-                ObservationField("joint_position", n, "rad"),
-                ObservationField("joint_velocity", n, "rad/s"),
-                ObservationField("tracking_error", n, "rad"),
-                ObservationField("reference_velocity", n, "rad/s"),
-                ObservationField("tool_position", 3, "m", robot.base_frame),
+                *arm_fields(robot),
                 ObservationField("goal_offset", 3, "m", robot.base_frame),
                 ObservationField("goal_rotation", 3, "rad", robot.base_frame),
                 ObservationField("goal_step", n, ""),

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import subprocess
 import sys
@@ -16,7 +14,7 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from restoring import assert_goes_on_to_the_bit
+from restoring import assert_goes_on_to_the_bit, rollout
 
 from smfp_core.contract import contract_of
 from smfp_core.robot import RobotConfigError, load_robot
@@ -86,22 +84,6 @@ def start(task: PushEnv, tool: list[float], place: list[float], goal: list[float
     assert q is not None
     options = {"joint_position": q, "object_position": place, "goal": goal}
     return task.reset(options=options)[1]
-
-
-def rollout(task: PushEnv, seed: int, steps: int) -> str:
-    """Digest of every number of an episode under random actions."""
-    digest = hashlib.sha256()
-    observation, info = task.reset(seed=seed)
-    actions = np.random.default_rng(seed)
-    for _ in range(steps):
-        digest.update(observation.tobytes())
-        digest.update(json.dumps(info).encode())
-        action = actions.uniform(-1.0, 1.0, 6).astype(np.float32)
-        observation, reward, terminated, _, info = task.step(action)
-        digest.update(np.float64(reward).tobytes())
-        if terminated:
-            observation, info = task.reset()
-    return digest.hexdigest()
 
 
 @pytest.mark.filterwarnings("ignore:.*A Box observation space m.*:UserWarning")

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from restoring import assert_goes_on_to_the_bit
+from restoring import assert_goes_on_to_the_bit, rollout
 
 from smfp_core.robot import load_robot, mjcf_sha256
 from smfp_sim.arm import Kinematics, SimulationDiverged
@@ -27,22 +25,6 @@ REST = np.zeros(6, np.float32)
 @pytest.fixture(scope="module")
 def env() -> ReachEnv:
     return ReachEnv()
-
-
-def rollout(env: ReachEnv, seed: int, steps: int) -> str:
-    """Digest of every number of an episode under random actions."""
-    digest = hashlib.sha256()
-    observation, info = env.reset(seed=seed)
-    actions = np.random.default_rng(seed)
-    for _ in range(steps):
-        digest.update(observation.tobytes())
-        digest.update(json.dumps(info).encode())
-        action = actions.uniform(-1.0, 1.0, 6).astype(np.float32)
-        observation, reward, terminated, _, info = env.step(action)
-        digest.update(np.float64(reward).tobytes())
-        if terminated:
-            observation, info = env.reset()
-    return digest.hexdigest()
 
 
 @pytest.mark.filterwarnings("ignore:.*A Box observation space m.*:UserWarning")
