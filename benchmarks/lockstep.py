@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from smfp_control.isolation import local_environment
-from smfp_control.process import interrupt_on_signals
+from smfp_control.process import interruptible
 from smfp_control.transfer import Rig
 from smfp_core.atomic import write_atomically
 from smfp_core.provenance import here
@@ -41,7 +41,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the plant")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     options = parser.parse_args()
-    interrupt_on_signals()
     sys.setswitchinterval(5e-5)
     os.environ.update(local_environment())
     digests: set[str] = set()
@@ -50,15 +49,18 @@ def main() -> int:
     started = time.monotonic()
     rig = Rig(options.policy, plant=options.plant)
     try:
-        robot = rig.simulation.driver.robot
-        for i in range(options.repeats):
-            result = rig.run(robot.home_rad, GOAL_M, options.seed, options.steps)
-            digests.add(result.sha256)
-            faults += bool(result.fault)
-            factors.append(result.ticks / robot.control_rate_hz / result.wall_s)
-            if (i + 1) % 50 == 0:
-                print(f"{i + 1} repeats, {len(digests)} trajectories", file=sys.stderr, flush=True)
-            ticks = result.ticks
+        with interruptible():
+            robot = rig.simulation.driver.robot
+            for i in range(options.repeats):
+                result = rig.run(robot.home_rad, GOAL_M, options.seed, options.steps)
+                digests.add(result.sha256)
+                faults += bool(result.fault)
+                factors.append(result.ticks / robot.control_rate_hz / result.wall_s)
+                if (i + 1) % 50 == 0:
+                    print(
+                        f"{i + 1} repeats, {len(digests)} trajectories", file=sys.stderr, flush=True
+                    )
+                ticks = result.ticks
     finally:
         rig.close()
     slowest, median, fastest = np.percentile(factors, (0, 50, 100)).round(3).tolist()

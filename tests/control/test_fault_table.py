@@ -100,10 +100,14 @@ def test_two_publishers_at_once_stop_the_arm(rig: Rig, tmp_path: Path) -> None:
     # It agrees about the pose, so that nothing but its presence is wrong.
     pose = ",".join(map(str, bench.joint_position()))
     second = start_driver(bench, tmp_path, "--controllers", "none", f"--pose={pose}")
-    rig.expect("two_publishers", "end one of the drivers", 1.0)
-    refused = bench.reset()
-    assert not refused.success and "two publishers" in refused.message
-    second.motion()
+    try:
+        topic = bench.robot.topics.joint_states
+        bench.until(lambda: bench.node.count_publishers(topic) == 2, "the second driver")
+        rig.expect("two_publishers", "end one of the drivers", 1.0)
+        refused = bench.reset()
+        assert not refused.success and "two publishers" in refused.message
+    finally:
+        second.motion()
     rig.recover()
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -96,15 +97,25 @@ def test_description_and_markers_come_over_the_topics(
         "path": Marker.DELETE,
     }
 
-    bench.send_goal(near_goal)
+    # There is no path at the goal, and this machine may be so busy that the arm arrives unseen:
+    # so it gets goals until it was seen on its way.
+    goals = itertools.cycle([near_goal, near_goal - [0.0, 0.0, 0.05]])
+    sent: list[np.ndarray] = []
 
     def shown() -> dict[str, Marker]:
         return {m.ns: m for m in arrays[-1].markers if m.action == Marker.ADD}
 
-    bench.until(lambda: len(shown()) == 2, "goal and path")
-    goal, path = shown()["goal"].pose.position, shown()["path"].points
-    assert [goal.x, goal.y, goal.z] == pytest.approx(near_goal, abs=1e-5)
-    assert [path[-1].x, path[-1].y, path[-1].z] == pytest.approx(near_goal, abs=0.03)
+    def seen_on_its_way() -> bool:
+        if not sent or bench.goal_error_m(sent[-1]) < 0.005:
+            sent.append(next(goals))
+            bench.send_goal(sent[-1])
+        return len(shown()) == 2
+
+    bench.until(seen_on_its_way, "goal and path")
+    marker, path = shown()["goal"].pose.position, shown()["path"].points
+    goal = [marker.x, marker.y, marker.z]
+    assert any(goal == pytest.approx(x, abs=1e-5) for x in sent)
+    assert [path[-1].x, path[-1].y, path[-1].z] == pytest.approx(goal, abs=0.03)
     assert {m.header.frame_id for m in arrays[-1].markers} == {bench.robot.base_frame}
 
     assert os.getpriority(os.PRIO_PROCESS, markers.process.pid) > 0

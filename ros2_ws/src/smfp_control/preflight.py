@@ -55,7 +55,7 @@ from smfp_control.preflight_checks import (
     check_states,
 )
 from smfp_control.preflight_commands import check_commands
-from smfp_control.process import interrupt_on_signals
+from smfp_control.process import interruptible
 from smfp_core.atomic import write_atomically
 from smfp_core.policy_file import PolicyFileError
 from smfp_core.robot import CommandInterface, RobotConfig, load_robot
@@ -318,10 +318,10 @@ def main(args: list[str] | None = None) -> int:
     options = _arguments(remove_ros_args(["preflight", *given])[1:])
     # A pipe has no width of its own; rows must not be cut to that of a small terminal.
     console = Console() if sys.stdout.isatty() else Console(width=140)
-    interrupt_on_signals()
     try:
-        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
-        result = report(options, inspect(options))
+        with interruptible():
+            rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
+            result = report(options, inspect(options))
         if options.json is not None:
             write_atomically(options.json, json.dumps(result, indent=2) + "\n")
     except KeyboardInterrupt:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import smfp_control.environment  # noqa: F401 isort: skip
 
+import contextlib
 import ctypes
 import gc
 import signal
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 import rclpy
@@ -57,17 +58,29 @@ def _call_allocator(name: str, *values: int) -> None:
         function(*values)
 
 
-def interrupt_on_signals() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt in the main thread of a command.
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """In the block SIGINT and SIGTERM raise KeyboardInterrupt, in the main thread of a command.
 
-    SIGINT too: a shell that starts a command in the background leaves it ignored.
+    SIGINT too: a shell that starts a command in the background leaves it ignored. An interrupt that
+    comes while rclpy makes a message of what it received leaves rclpy as a RuntimeError, which is
+    turned back here.
     """
+    interrupted = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
+    try:
+        yield
+    except RuntimeError as error:
+        if interrupted:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def stop_on_signals() -> threading.Event:

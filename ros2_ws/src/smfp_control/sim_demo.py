@@ -41,7 +41,7 @@ from smfp_control.goals import goal_message
 from smfp_control.isolation import Child, local_environment, stop_children
 from smfp_control.joint_state import JointStateReader
 from smfp_control.polling import create_polled_subscription
-from smfp_control.process import interrupt_on_signals
+from smfp_control.process import interruptible
 from smfp_control.status import STATUS_QOS
 from smfp_control.view import ADDRESS, DEFAULT_PORT
 from smfp_core.atomic import write_atomically
@@ -251,7 +251,7 @@ def _open_page(options: argparse.Namespace, console: Console) -> Child | None:
 
 def _drive(demo: Demo, options: argparse.Namespace, console: Console) -> None:
     if options.goals == 0:
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), interruptible():
             console.print("ready: drag the goal's handle on the page, or send goals; Ctrl-C ends")
             demo.follow()
         return
@@ -305,10 +305,10 @@ def main(args: list[str] | None = None) -> int:
     """Entry point of ``make sim``."""
     options = _arguments(args)
     console = Console(stderr=True)
-    interrupt_on_signals()
     os.environ.update(local_environment())
     try:
-        scene = _run(options, load_robot(options.robot), console)
+        with interruptible():
+            scene = _run(options, load_robot(options.robot), console)
     except KeyboardInterrupt:
         return 130
     except (DemoError, ConfigError) as error:

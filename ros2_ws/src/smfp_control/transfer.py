@@ -38,7 +38,7 @@ from std_srvs.srv import Trigger
 from smfp_control.goals import goal_message
 from smfp_control.isolation import Child, local_environment, stop_children
 from smfp_control.parameters import ParameterError
-from smfp_control.process import interrupt_on_signals
+from smfp_control.process import interruptible
 from smfp_control.sim_node import SimNode
 from smfp_control.status import STATUS_QOS
 from smfp_core.policy_file import PolicyFileError
@@ -283,22 +283,22 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--plant", default="ideal", help="name or path of a plant")
     parser.add_argument("--steps", type=int, default=250, help="policy steps of an episode")
     options = parser.parse_args(args)
-    interrupt_on_signals()
     sys.setswitchinterval(5e-5)
     os.environ.update(local_environment())
     rig = None
     try:
-        rig = Rig(options.policy, options.robot, options.plant)
-        results = [
-            rig.run(
-                np.array(case["joint_position"]),
-                np.array(case["goal"]),
-                case["plant_seed"],
-                options.steps,
-            )
-            for case in json.load(sys.stdin)
-        ]
-        interventions = rig.interventions()
+        with interruptible():
+            rig = Rig(options.policy, options.robot, options.plant)
+            results = [
+                rig.run(
+                    np.array(case["joint_position"]),
+                    np.array(case["goal"]),
+                    case["plant_seed"],
+                    options.steps,
+                )
+                for case in json.load(sys.stdin)
+            ]
+            interventions = rig.interventions()
     except (TransferError, ConfigError, ParameterError, PolicyFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
