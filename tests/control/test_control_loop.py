@@ -272,12 +272,17 @@ def untouched(message: SimpleNamespace) -> SimpleNamespace:
     return message
 
 
-def test_a_reset_that_meets_a_new_cause_says_so(lockstep: LockStep) -> None:
+def ask_for_a_reset(lockstep: LockStep) -> None:
+    """A fault came and its cause is gone; the tick that decides on the reset is still to come."""
     lockstep.tamper = spoil
     lockstep.run(0.2)
     lockstep.tamper = untouched
     lockstep.run(0.2)
     assert lockstep.loop.reset() is None
+
+
+def test_a_reset_that_meets_a_new_cause_says_so(lockstep: LockStep) -> None:
+    ask_for_a_reset(lockstep)
     lockstep.tamper = lose_a_joint
     lockstep.run(0.002)
     answer = lockstep.loop.reset_answer(1.0)
@@ -293,11 +298,7 @@ def test_a_reset_that_meets_a_new_cause_says_so(lockstep: LockStep) -> None:
 
 
 def test_a_reset_that_no_tick_answers_is_withdrawn(lockstep: LockStep) -> None:
-    lockstep.tamper = spoil
-    lockstep.run(0.2)
-    lockstep.tamper = untouched
-    lockstep.run(0.2)
-    assert lockstep.loop.reset() is None
+    ask_for_a_reset(lockstep)
     answer = lockstep.loop.reset_answer(0.01)
     assert answer is not None and "no tick" in answer
     lockstep.run(0.1)
