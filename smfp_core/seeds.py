@@ -96,7 +96,13 @@ class SeedTrainer:
         agents = [t.agent for t in self.trainers]
         observations = [t.agent.normal_row(t.collector.observation) for t in self.trainers]
         noise = stacked([agent.draw_explore(1) for agent in agents])
-        actions = torch.vmap(self._agent.explore)(self.state, torch.stack(observations), noise)
+        agent = self._agent
+
+        def explore(state: Vectors, observation: Tensor, noise: Any) -> Tensor:
+            actor, value = agent.actor.at(state["actor"]), agent.td.value(state)
+            return agent.explore(actor, value, observation, noise)
+
+        actions = torch.vmap(explore)(self.state, torch.stack(observations), noise)
         return list(actions[:, 0].cpu().numpy())
 
     def _update(self) -> None:

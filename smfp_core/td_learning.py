@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +36,16 @@ class TdLearner(ABC):
         """What the agent's state holds for the critics before the first step."""
 
     @abstractmethod
+    def rating(self, critics: Any, state: Vectors) -> ActionValue:
+        """Q of ``critics``, a module or a functional view of one."""
+
     def value(self, state: Vectors) -> ActionValue:
-        """Q of the critics in training."""
+        """Q of the critics in training, as a function of ``state``."""
+        return self.rating(self.network.at(state["critics"]), state)
+
+    def value_now(self, state: Vectors) -> ActionValue:
+        """The same from the module itself, whose parameters are views of ``state``: no copy."""
+        return self.rating(self.network.module, state)
 
     @abstractmethod
     def next_value(self, state: Vectors) -> ActionValue:
@@ -83,11 +92,11 @@ class TwinTd(TdLearner):
             **adam_slots("critics", vector),
         }
 
-    def value(self, state: Vectors) -> ActionValue:
-        return self.network.at(state["critics"]).least
+    def rating(self, critics: Any, state: Vectors) -> ActionValue:
+        return critics.least
 
     def next_value(self, state: Vectors) -> ActionValue:
-        return self.network.at(state["target_critics"]).least
+        return self.rating(self.network.at(state["target_critics"]), state)
 
     def learn(
         self, state: Vectors, batch: Batch, next_action: Tensor, next_q: Tensor, bonus: Tensor
@@ -126,11 +135,12 @@ class CrossQTd(TdLearner):
             **adam_slots("critics", vector),
         }
 
-    def value(self, state: Vectors) -> ActionValue:
-        critics, statistics = self.network.at(state["critics"]), state["critic_statistics"]
+    def rating(self, critics: Any, state: Vectors) -> ActionValue:
+        statistics = state["critic_statistics"]
         return lambda observation, actions: critics.least(observation, actions, statistics)
 
-    next_value = value
+    def next_value(self, state: Vectors) -> ActionValue:
+        return self.value(state)
 
     def learn(
         self, state: Vectors, batch: Batch, next_action: Tensor, next_q: Tensor, bonus: Tensor

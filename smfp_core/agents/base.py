@@ -84,15 +84,23 @@ class Agent(ABC):
         """All random numbers of one ``explore`` of ``rows`` observations."""
 
     @abstractmethod
-    def explore(self, state: Vectors, observation: Tensor, noise: Any) -> Tensor:
-        """Actions to collect with, in the box, [B, n_act]; a pure function."""
+    def explore(self, actor: Any, value: ActionValue, observation: Tensor, noise: Any) -> Tensor:
+        """Actions to collect with, in the box, [B, n_act].
+
+        Args:
+            actor: the policy's module, or a functional view of it.
+            value: Q(s, a).
+            observation: [B, n_obs], normalised.
+            noise: ``draw_explore(B)``.
+        """
 
     # --- acting -----------------------------------------------------------------------------
 
     @torch.no_grad()
     def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         """Action [n_act] for collecting."""
-        action = self.explore(self.state, self.normal_row(observation), self.draw_explore(1))
+        normal = self.normal_row(observation)
+        action = self.explore(self.actor.module, self._q(), normal, self.draw_explore(1))
         return action[0].cpu().numpy()
 
     @torch.no_grad()
@@ -123,7 +131,7 @@ class Agent(ABC):
         return self._q()(observation, actions)
 
     def _q(self) -> ActionValue:
-        return self.td.value(self.state)
+        return self.td.value_now(self.state)
 
     # --- learning ---------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ temperature  alpha moves the policy's entropy to its target
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from smfp_core.agents.base import Agent, Learned
 from smfp_core.gaussian import TanhGaussianActor
 from smfp_core.network import Network, Vectors, adam_slots
 from smfp_core.replay import Batch
-from smfp_core.td_learning import TdLearner, TwinTd
+from smfp_core.td_learning import ActionValue, TdLearner, TwinTd
 
 
 class Noise(NamedTuple):
@@ -94,6 +94,6 @@ class SacAgent(Agent):
     def draw_explore(self, rows: int) -> Tensor:
         return self.randn(rows, 1)
 
-    def explore(self, state: Vectors, observation: Tensor, noise: Tensor) -> Tensor:
+    def explore(self, actor: Any, value: ActionValue, observation: Tensor, noise: Tensor) -> Tensor:
         """One draw of the policy."""
-        return self.actor.at(state["actor"])(observation, noise)[0].squeeze(1)
+        return actor(observation, noise)[0].squeeze(1)

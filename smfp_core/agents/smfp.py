@@ -10,7 +10,7 @@ One update, top to bottom in ``SmfpAgent.learn``:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from smfp_core.meanflow import FlowPolicy, MeanFlowActor
 from smfp_core.network import Network, Vectors, adam_slots
 from smfp_core.objective import ActorNoise, ActorOptions, actor_objective, policy_log_prob
 from smfp_core.replay import Batch
-from smfp_core.td_learning import make_td
+from smfp_core.td_learning import ActionValue, make_td
 
 
 class Noise(NamedTuple):
@@ -78,9 +78,10 @@ class SmfpAgent(Agent):
         actor = self.actor.at(state["actor"])
 
         # Critics: the next action is the best of K_t = act_candidates / 2 draws.
-        actions, log_prob = self._draw(
+        actions, means, log_std = self._actions(
             actor, batch.next_observation, noise.next_mean, noise.next_action
         )
+        log_prob = policy_log_prob(actions, means, log_std, self.config.entropy)
         actions = actions.clamp(-1.0, 1.0)
         next_q = self.td.next_value(state)(batch.next_observation, actions)
         best = next_q.argmax(-1, keepdim=True)
@@ -130,11 +131,12 @@ class SmfpAgent(Agent):
         count = self.config.act_candidates
         return self.randn(rows, count), self.randn(rows, count)
 
-    def explore(self, state: Vectors, observation: Tensor, noise: tuple[Tensor, Tensor]) -> Tensor:
+    def explore(
+        self, actor: Any, value: ActionValue, observation: Tensor, noise: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """Of ``act_candidates`` draws the best by Q."""
-        actions, _ = self._draw(self.actor.at(state["actor"]), observation, *noise)
-        actions = actions.clamp(-1.0, 1.0)
-        best = self.td.value(state)(observation, actions).argmax(-1, keepdim=True)
+        actions = self._actions(actor, observation, *noise)[0].clamp(-1.0, 1.0)
+        best = value(observation, actions).argmax(-1, keepdim=True)
         return torch.take_along_dim(actions, best.unsqueeze(-1), 1).squeeze(1)
 
     def _actor(self) -> MeanFlowActor:
@@ -142,10 +144,10 @@ class SmfpAgent(Agent):
         assert isinstance(module, MeanFlowActor)
         return module
 
-    def _draw(
-        self, actor: FlowPolicy, observation: Tensor, mean_noise: Tensor, action_noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Actions a = mu + sigma eps [B, K, n_act] and their log pi [B, K]."""
+    @staticmethod
+    def _actions(
+        actor: FlowPolicy, observation: Tensor, mean_noise: Tensor, action_noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """a = mu + sigma eps and mu, [B, K, n_act], and log sigma, [B, n_act]."""
         means, log_std = actor.mean(observation, mean_noise), actor.log_std(observation)
-        actions = means + log_std.exp().unsqueeze(1) * action_noise
-        return actions, policy_log_prob(actions, means, log_std, self.config.entropy)
+        return means + log_std.exp().unsqueeze(1) * action_noise, means, log_std

@@ -7,7 +7,7 @@ actor    L = -Q(s, mu(s)), after every second update of the critics
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from smfp_core.agents.base import Agent, Learned
 from smfp_core.gaussian import DeterministicActor
 from smfp_core.network import Network, Vectors, adam_slots
 from smfp_core.replay import Batch
-from smfp_core.td_learning import TwinTd
+from smfp_core.td_learning import ActionValue, TwinTd
 
 # Smoothing of the target policy, from the paper (section 6.1).
 TARGET_STD, TARGET_CLIP = 0.2, 0.5
@@ -84,7 +84,6 @@ class Td3Agent(Agent):
     def draw_explore(self, rows: int) -> Tensor:
         return self.randn(rows, 1).squeeze(1)
 
-    def explore(self, state: Vectors, observation: Tensor, noise: Tensor) -> Tensor:
+    def explore(self, actor: Any, value: ActionValue, observation: Tensor, noise: Tensor) -> Tensor:
         """mu(s) with Gaussian noise of ``exploration_std``."""
-        action = self.actor.at(state["actor"])(observation)
-        return (action + self.config.exploration_std * noise).clamp(-1.0, 1.0)
+        return (actor(observation) + self.config.exploration_std * noise).clamp(-1.0, 1.0)
