@@ -71,12 +71,13 @@ class TrainConfig:
     flow_steps: int = 10
     """Network evaluations of one sample of ``flow``."""
     loss_candidates: int = 4
-    """K: noise draws in the entropy estimate and candidates of the mirror step."""
+    """K: noise draws in the entropy estimate, and candidates of pi_k: the mirror step weighs them,
+    TD targets take the best of them by Q."""
     density_draws: int = 0
     """Draws that the candidates' density is estimated from, where more than K; few overrate rare
     modes."""
     act_candidates: int = 8
-    """Actions drawn when collecting; the best by Q is taken. TD targets draw half as many."""
+    """Actions drawn when collecting; the best by Q is taken."""
     mirror_weight: float = 3.0
     """lambda: weight of the mirror-descent regression."""
     mirror_step: float = 1.0
@@ -109,14 +110,14 @@ class TrainConfig:
     best_of_k: int = 8
     """Draws that the evaluation mode ``best_of_k`` chooses from by Q."""
     noise_choices: int = 8
-    """Noise vectors tried, zero among them, for the deterministic mode at the end of training."""
+    """Noise vectors tried at each evaluation, zero among them, for the deterministic mode."""
 
     def __post_init__(self) -> None:
         positive = (
             "steps n_step updates_per_round update_every batch_size replay_capacity "
-            "loss_candidates eval_every eval_episodes checkpoint_every log_every noise_choices "
-            "actor_learning_rate critic_learning_rate mirror_step target_std initial_temperature "
-            "flow_steps best_of_k"
+            "loss_candidates act_candidates eval_every eval_episodes checkpoint_every log_every "
+            "noise_choices actor_learning_rate critic_learning_rate mirror_step target_std "
+            "initial_temperature flow_steps best_of_k"
         )
         for name in positive.split():
             if getattr(self, name) <= 0:
@@ -133,8 +134,6 @@ class TrainConfig:
                 raise ConfigError(f"{name}: must lie in (0, 1], got {getattr(self, name)}")
         if not 0.0 <= self.adam_momentum < 1.0:
             raise ConfigError(f"adam_momentum: must lie in [0, 1), got {self.adam_momentum}")
-        if self.act_candidates < 2 or self.act_candidates % 2:
-            raise ConfigError("act_candidates: must be even and at least 2 (TD targets take half)")
         if not self.actor_hidden or not self.critic_hidden:
             raise ConfigError("actor_hidden, critic_hidden: at least one layer each")
         if self.warmup_steps < self.batch_size:

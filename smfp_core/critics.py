@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+ActionValue = Callable[[Tensor, Tensor], Tensor]
+"""Q(s, a), [B, J], of observations [B, n_obs] and actions [B, J, n_act] in the box."""
 
 
 class _EnsembleLinear(nn.Module):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluate a run or a policy file: python -m smfp_core.evaluate RUN_OR_ONNX --episodes 200
 
-Three modes, never mixed. *deterministic*: one fixed noise vector for every step, chosen at the end
-of training (zero noise need not be a good action of a multimodal policy: between two modes it is
-neither). *sampled*: new noise at every step. Both are the deployed sample, of one network
-evaluation for SMFP. *best_of_k*: of K such samples the one with the highest Q; it needs the
-critics, which a policy file has not.
+Three modes, never mixed. *deterministic*: one fixed noise vector for every step, chosen at each
+evaluation of a training from a few, by episodes of their own (zero noise need not be a good action
+of a multimodal policy: between two modes it is neither). *sampled*: new noise at every step. Both
+are the deployed sample, of one network evaluation for SMFP. *best_of_k*: of K such samples the one
+with the highest Q; it needs the critics, which a policy file has not.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def film(
 
 
 def deterministic_noise(run: Path, n_act: int) -> NDArray[np.float32]:
-    """The noise that training chose for the deterministic mode; zeros before it has."""
+    """The noise that training last chose for the deterministic mode; zeros before it has."""
     path = run / "deterministic_noise.json"
     if not path.is_file():
         return np.zeros(n_act, np.float32)

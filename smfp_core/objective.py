@@ -7,13 +7,13 @@ function can be repeated, differentiated with ``torch.func``, vectorised and com
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from smfp_core.critics import ActionValue
 from smfp_core.entropy import conditional_log_prob, marginal_log_prob
 from smfp_core.meanflow import FlowPolicy, mean_velocity, meanflow_loss
 from smfp_core.mirror_descent import effective_sample_size, mirror_weights
@@ -96,6 +96,36 @@ class ActorNoise(NamedTuple):
         )
 
 
+class Proposals(NamedTuple):
+    """K candidates of pi_k in each of B states and how they are rated; nothing has a gradient."""
+
+    observation: Tensor
+    """The states, [B, n_obs], normalised."""
+    actions: Tensor
+    """x_j in the box, [B, K, n_act]."""
+    log_prob: Tensor
+    """log pi_k(x_j|s), [B, K]."""
+    q: Tensor
+    """Q(s, x_j), [B, K]."""
+
+
+@torch.no_grad()
+def propose(
+    previous: FlowPolicy,
+    observation: Tensor,
+    q_of: ActionValue,
+    noise: ActorNoise,
+    options: ActorOptions,
+) -> Proposals:
+    """Candidates of pi_k = ``previous`` at observations [B, n_obs], rated by ``q_of``."""
+    means = previous.mean(observation, noise.candidate_mean)
+    log_std = previous.log_std(observation)
+    actions = means[:, : options.candidates] + log_std.exp().unsqueeze(1) * noise.candidate
+    log_prob = policy_log_prob(actions, means, log_std, options.entropy, options.own_weight)
+    actions = actions.clamp(-1, 1)
+    return Proposals(observation, actions, log_prob, q_of(observation, actions))
+
+
 def policy_log_prob(
     actions: Tensor,
     means: Tensor,
@@ -119,9 +149,9 @@ def policy_log_prob(
 
 def actor_objective(
     actor: FlowPolicy,
-    previous: FlowPolicy,
+    proposals: Proposals,
     observation: Tensor,
-    q_of: Callable[[Tensor, Tensor], Tensor],
+    q_of: ActionValue,
     alpha: Tensor | float,
     q_scale: Tensor,
     noise: ActorNoise,
@@ -131,10 +161,10 @@ def actor_objective(
 
     Args:
         actor: the policy in training.
-        previous: pi_k, a moving average of it; it gets no gradient.
-        observation: [B, n_obs], normalised.
-        q_of: Q(s, a), [B, J], of observations [B, n_obs] and actions [B, J, n_act] in the box;
-            differentiable in the actions.
+        proposals: ``propose`` of pi_k, a moving average of the actor: what L_Mirror regresses on,
+            in states of their own.
+        observation: [B, n_obs], normalised: the states of L_SAC.
+        q_of: Q, differentiable in the actions.
         alpha: temperature.
         q_scale: running mean of |Q|, scalar; 0 before the first evaluation.
         noise: ``ActorNoise.draw`` of this batch.
@@ -170,7 +200,7 @@ def actor_objective(
     }
 
     if options.mirror:
-        mirror_loss, watched = _mirror(actor, previous, observation, q_of, alpha, noise, options)
+        mirror_loss, watched = _mirror(actor, proposals, alpha, noise, options)
         loss = loss + options.mirror_weight * mirror_loss
         metrics |= watched
     return loss, {name: value.detach() for name, value in metrics.items()}
@@ -178,23 +208,15 @@ def actor_objective(
 
 def _mirror(
     actor: FlowPolicy,
-    previous: FlowPolicy,
-    observation: Tensor,
-    q_of: Callable[[Tensor, Tensor], Tensor],
+    proposals: Proposals,
     alpha: Tensor | float,
     noise: ActorNoise,
     options: ActorOptions,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L_Mirror: MeanFlow regression onto candidates of pi_k, resampled by their weights."""
+    observation, candidates, log_prob, q = proposals
     with torch.no_grad():
-        means = previous.mean(observation, noise.candidate_mean)
-        log_std = previous.log_std(observation)
-        candidates = means[:, : options.candidates] + log_std.exp().unsqueeze(1) * noise.candidate
-        log_prob = policy_log_prob(candidates, means, log_std, options.entropy, options.own_weight)
-        candidates = candidates.clamp(-1, 1)
-        weights, beta = mirror_weights(
-            q_of(observation, candidates), log_prob, alpha, options.mirror_step
-        )
+        weights, beta = mirror_weights(q, log_prob, alpha, options.mirror_step)
         # Inverse of the cumulative weights at evenly spaced levels; the last weight may fall
         # short of 1 by rounding.
         steps = torch.arange(options.paths, device=weights.device)

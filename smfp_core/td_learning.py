@@ -9,19 +9,15 @@ the discount to their number, and 0 after a termination. A time limit is bootstr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from smfp_core.config import TrainConfig
-from smfp_core.critics import Critics, RenormCritics
+from smfp_core.critics import ActionValue, Critics, RenormCritics
 from smfp_core.network import Network, Vectors, adam, adam_slots
 from smfp_core.replay import Batch
-
-ActionValue = Callable[[Tensor, Tensor], Tensor]
-"""(observations [B, n_obs], actions [B, J, n_act]) to the least member's values [B, J]."""
 
 
 class TdLearner(ABC):

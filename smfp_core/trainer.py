@@ -30,6 +30,9 @@ from smfp_core.evaluate import agent_policies, deterministic, run_episodes
 from smfp_core.progress import RunLog
 from smfp_core.replay import Batch, MultiStep, ReplayBuffer
 
+_NOISE_EPISODES = 2
+"""Episodes that a noise vector is tried on before the end of training."""
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the last checkpoint is kept."""
@@ -136,8 +139,6 @@ class Trainer:
         if self.step < self.config.steps:
             self.save()
             return False
-        if self.agent.CHOOSES_NOISE:
-            self._choose_noise()
         return True
 
     def _checked(self, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -161,7 +162,8 @@ class Trainer:
         )
 
     def _evaluate(self, log: RunLog) -> None:
-        noise = np.zeros(self.n_act, np.float32)
+        choose = self.agent.CHOOSES_NOISE
+        noise = self._choose_noise() if choose else np.zeros(self.n_act, np.float32)
         seeds = [
             episode_seed(self.config.seed, EVALUATION, i) for i in range(self.config.eval_episodes)
         ]
@@ -170,24 +172,28 @@ class Trainer:
             result = run_episodes(self.eval_env, mode, policy, seeds, value)
             log.evaluation(self.step, self.wall_s, result)
 
-    def _choose_noise(self) -> None:
-        """Fix the deterministic mode's noise: the best of some draws and zero, by mean return."""
+    def _choose_noise(self) -> NDArray[np.float32]:
+        """The deterministic mode's noise [n_act]: the best of some draws and zero, by mean return.
+
+        Tried on episodes of their own: a few on the way, as many as an evaluation's at the end.
+        """
         rng = np.random.default_rng([self.config.seed, NOISE_CHOICE])
         choices = rng.standard_normal((self.config.noise_choices, self.n_act)).astype(np.float32)
         choices[0] = 0.0
-        episodes = range(self.config.eval_episodes)
+        last = self.step == self.config.steps
+        episodes = range(self.config.eval_episodes if last else _NOISE_EPISODES)
         seeds = [episode_seed(self.config.seed, NOISE_CHOICE, i) for i in episodes]
+        tried = choices if len(choices) > 1 else ()
         returns = [
             run_episodes(
                 self.eval_env, "deterministic", deterministic(self.agent, choice), seeds
             ).return_mean
-            for choice in choices
+            for choice in tried
         ]
-        record = {
-            "noise": choices[int(np.argmax(returns))].tolist(),
-            "returns": returns,
-        }
+        best = choices[int(np.argmax(returns)) if returns else 0]
+        record = {"noise": best.tolist(), "returns": returns, "step": self.step}
         write_atomically(self.folder / "deterministic_noise.json", json.dumps(record))
+        return best
 
     def save(self) -> None:
         """Write a checkpoint of everything that decides what comes next.

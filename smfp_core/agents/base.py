@@ -21,12 +21,13 @@ from torch import Tensor
 
 from smfp_core.checkpoint import under
 from smfp_core.config import TrainConfig
+from smfp_core.critics import ActionValue
 from smfp_core.entropy import gaussian_entropy
 from smfp_core.network import Network, Vectors, adam
 from smfp_core.normalizer import ObservationNormalizer
 from smfp_core.replay import Batch
 from smfp_core.strict import ConfigError
-from smfp_core.td_learning import ActionValue, TdLearner
+from smfp_core.td_learning import TdLearner
 
 Learned = tuple[Vectors, dict[str, Tensor]]
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from smfp_core.agents.base import Agent, Learned
+from smfp_core.critics import ActionValue
 from smfp_core.gaussian import TanhGaussianActor
 from smfp_core.network import Network, Vectors, adam_slots
 from smfp_core.replay import Batch
-from smfp_core.td_learning import ActionValue, TdLearner, TwinTd
+from smfp_core.td_learning import TdLearner, TwinTd
 
 
 class Noise(NamedTuple):

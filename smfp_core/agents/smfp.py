@@ -10,30 +10,24 @@ One update, top to bottom in ``SmfpAgent.learn``:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from smfp_core.agents.base import Agent, Learned
-from smfp_core.meanflow import FlowPolicy, MeanFlowActor
+from smfp_core.critics import ActionValue
+from smfp_core.meanflow import MeanFlowActor
 from smfp_core.network import Network, Vectors, adam_slots
-from smfp_core.objective import ActorNoise, ActorOptions, actor_objective, policy_log_prob
+from smfp_core.objective import ActorNoise, ActorOptions, actor_objective, propose
 from smfp_core.replay import Batch
-from smfp_core.td_learning import ActionValue, make_td
-
-
-class Noise(NamedTuple):
-    """Random numbers of one update: of the next actions, and of the actor's objective."""
-
-    next_mean: Tensor  # [B, K_t, n_act]
-    next_action: Tensor  # [B, K_t, n_act]
-    actor: ActorNoise
+from smfp_core.td_learning import make_td
 
 
 class SmfpAgent(Agent):
     """The one-step policy of this project."""
 
+    POLICY_DELAY = 2
     CHOOSES_NOISE = True
 
     def build(self) -> Vectors:
@@ -65,32 +59,31 @@ class SmfpAgent(Agent):
         """The policy's network."""
         return MeanFlowActor(self.n_obs, self.n_act, self.config.actor_hidden)
 
-    def draw(self, rows: int) -> Noise:
-        count = self.config.act_candidates // 2
-        return Noise(
-            next_mean=self.randn(rows, count),
-            next_action=self.randn(rows, count),
-            actor=ActorNoise.draw(rows, self.n_act, self.options, self.generator, self.device),
-        )
+    def draw(self, rows: int) -> ActorNoise:
+        return ActorNoise.draw(rows, self.n_act, self.options, self.generator, self.device)
 
-    def learn(self, state: Vectors, batch: Batch, noise: Noise, with_actor: bool) -> Learned:
+    def learn(self, state: Vectors, batch: Batch, noise: ActorNoise, with_actor: bool) -> Learned:
         alpha = state["log_alpha"].exp()
-        actor = self.actor.at(state["actor"])
 
-        # Critics: the next action is the best of K_t = act_candidates / 2 draws.
-        actions, means, log_std = self._actions(
-            actor, batch.next_observation, noise.next_mean, noise.next_action
+        # K candidates of pi_k at s', for both the critics and the mirror step. Where the episode
+        # ended nothing follows s', and no critic knows its value: there they are drawn at s.
+        ended = (batch.bootstrap == 0).unsqueeze(1)
+        proposals = propose(
+            self.actor.at(state["previous_actor"]),
+            torch.where(ended, batch.observation, batch.next_observation),
+            self.td.next_value(state),
+            noise,
+            self.options,
         )
-        log_prob = policy_log_prob(actions, means, log_std, self.config.entropy)
-        actions = actions.clamp(-1.0, 1.0)
-        next_q = self.td.next_value(state)(batch.next_observation, actions)
-        best = next_q.argmax(-1, keepdim=True)
+
+        # Critics: the next action is the best of the candidates.
+        best = proposals.q.argmax(-1, keepdim=True)
         new, metrics = self.td.learn(
             state,
             batch,
-            next_action=torch.take_along_dim(actions, best.unsqueeze(-1), 1).squeeze(1),
-            next_q=torch.take_along_dim(next_q, best, 1).squeeze(1),
-            bonus=-alpha * torch.take_along_dim(log_prob, best, 1).squeeze(1),
+            next_action=torch.take_along_dim(proposals.actions, best.unsqueeze(-1), 1).squeeze(1),
+            next_q=torch.take_along_dim(proposals.q, best, 1).squeeze(1),
+            bonus=-alpha * torch.take_along_dim(proposals.log_prob, best, 1).squeeze(1),
         )
         if not with_actor:
             return new, metrics
@@ -101,12 +94,12 @@ class SmfpAgent(Agent):
         def loss_of(vector: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return actor_objective(
                 self.actor.at(vector),
-                self.actor.at(state["previous_actor"]),
+                proposals,
                 batch.observation,
                 value,
                 alpha,
                 state["q_scale"],
-                noise.actor,
+                noise,
                 self.options,
             )
 
@@ -135,7 +128,8 @@ class SmfpAgent(Agent):
         self, actor: Any, value: ActionValue, observation: Tensor, noise: tuple[Tensor, Tensor]
     ) -> Tensor:
         """Of ``act_candidates`` draws the best by Q."""
-        actions = self._actions(actor, observation, *noise)[0].clamp(-1.0, 1.0)
+        means, log_std = actor.mean(observation, noise[0]), actor.log_std(observation)
+        actions = (means + log_std.exp().unsqueeze(1) * noise[1]).clamp(-1.0, 1.0)
         best = value(observation, actions).argmax(-1, keepdim=True)
         return torch.take_along_dim(actions, best.unsqueeze(-1), 1).squeeze(1)
 
@@ -143,11 +137,3 @@ class SmfpAgent(Agent):
         module = self.actor.module
         assert isinstance(module, MeanFlowActor)
         return module
-
-    @staticmethod
-    def _actions(
-        actor: FlowPolicy, observation: Tensor, mean_noise: Tensor, action_noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """a = mu + sigma eps and mu, [B, K, n_act], and log sigma, [B, n_act]."""
-        means, log_std = actor.mean(observation, mean_noise), actor.log_std(observation)
-        return means + log_std.exp().unsqueeze(1) * action_noise, means, log_std

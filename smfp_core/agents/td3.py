@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from smfp_core.agents.base import Agent, Learned
+from smfp_core.critics import ActionValue
 from smfp_core.gaussian import DeterministicActor
 from smfp_core.network import Network, Vectors, adam_slots
 from smfp_core.replay import Batch
-from smfp_core.td_learning import ActionValue, TwinTd
+from smfp_core.td_learning import TwinTd
 
 # Smoothing of the target policy, from the paper (section 6.1).
 TARGET_STD, TARGET_CLIP = 0.2, 0.5

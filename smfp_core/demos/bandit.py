@@ -36,7 +36,7 @@ from smfp_core.atomic import write_atomically
 from smfp_core.demos.bandit_report import Row, console_table, draw_figure, markdown
 from smfp_core.meanflow import MeanFlowActor
 from smfp_core.network import Network, Vectors, adam, adam_slots
-from smfp_core.objective import ActorNoise, ActorOptions, actor_objective
+from smfp_core.objective import ActorNoise, ActorOptions, actor_objective, propose
 from smfp_core.provenance import here
 from smfp_core.strict import to_mapping
 
@@ -190,12 +190,17 @@ def train(
     observation = torch.zeros(rows, 1)
 
     def learn(state: Vectors, target: Targets, noise: ActorNoise) -> Vectors:
+        def value(_: Tensor, actions: Tensor) -> Tensor:
+            return ALPHA * target.log_prob(actions)
+
+        proposals = propose(network.at(state["previous"]), observation, value, noise, options)
+
         def loss_of(vector: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return actor_objective(
                 network.at(vector),
-                network.at(state["previous"]),
+                proposals,
                 observation,
-                lambda _, actions: ALPHA * target.log_prob(actions),
+                value,
                 ALPHA,
                 state["q_scale"],
                 noise,

@@ -102,6 +102,16 @@ def test_previous_actor_and_target_critics_follow_slowly():
     torch.testing.assert_close(followed, CONFIG.previous_rate * moved, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", sorted({*AGENTS} - {"crossq"}))  # BatchRenorm sees all states
+def test_what_follows_an_episode_s_end_teaches_nothing(name: str):
+    first, second = make(name), make(name)
+    batch = make_batch(np.random.default_rng(0), 1.0, 0.0)
+    first.update(batch)
+    second.update(batch._replace(next_observation=batch.next_observation + 1e3))
+    for key, value in first.state.items():
+        assert value.equal(second.state[key]), key
+
+
 @pytest.mark.parametrize(("agent", "critic"), KINDS)
 def test_restored_agent_goes_on_with_the_same_numbers(agent: str, critic: str):
     first, second = make(agent, critic=critic), make(agent, critic=critic, seed=9)

@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from smfp_core.critics import ActionValue
 from smfp_core.meanflow import MeanFlowActor
-from smfp_core.objective import ActorNoise, ActorOptions, actor_objective, policy_log_prob
+from smfp_core.objective import (
+    ActorNoise,
+    ActorOptions,
+    actor_objective,
+    policy_log_prob,
+    propose,
+)
 
 RICH = ActorOptions(
     candidates=4,
@@ -40,6 +48,21 @@ def value_of(observation: Tensor, actions: Tensor) -> Tensor:
     return 3.0 - (actions - 0.2).square().sum(-1) + actions[..., 0].sin()
 
 
+def objective(
+    actor: Any,
+    previous: Any,
+    observation: Tensor,
+    q_of: ActionValue,
+    alpha: float,
+    q_scale: Tensor,
+    noise: ActorNoise,
+    options: ActorOptions,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Both halves in the same states and with the same values."""
+    proposals = propose(previous, observation, q_of, noise, options)
+    return actor_objective(actor, proposals, observation, q_of, alpha, q_scale, noise, options)
+
+
 def as_double(noise: ActorNoise) -> ActorNoise:
     return ActorNoise(*(part.double() for part in noise))
 
@@ -59,7 +82,7 @@ def test_gradient_of_the_soft_objective_equals_finite_differences(entropy: str):
     scale = torch.tensor(2.0, dtype=torch.float64)
 
     def evaluate() -> tuple[Tensor, dict[str, Tensor]]:
-        return actor_objective(policy, policy, observation, value_of, 0.3, scale, noise, options)
+        return objective(policy, policy, observation, value_of, 0.3, scale, noise, options)
 
     loss, metrics = evaluate()
     loss.backward()
@@ -87,7 +110,7 @@ def test_options_of_the_first_version_give_the_equations_written_out():
     previous = copy.deepcopy(actor)
     observation, options = torch.randn(32, 3), ActorOptions(mirror_weight=2.0)
     noise = ActorNoise.draw(32, 2, options)
-    loss, metrics = actor_objective(
+    loss, metrics = objective(
         actor, previous, observation, value_of, 0.3, torch.zeros(()), noise, options
     )
     means = actor.mean(observation, noise.mean)
@@ -111,7 +134,7 @@ def test_previous_policy_gets_no_gradient_and_equal_noise_gives_equal_losses(
     losses = []
     for _ in range(2):
         noise = ActorNoise.draw(8, 2, options, generator.manual_seed(5))
-        loss, metrics = actor_objective(
+        loss, metrics = objective(
             actor, previous, observation, value_of, 0.1, torch.ones(()), noise, options
         )
         losses.append(loss)
@@ -133,7 +156,7 @@ def test_regression_moves_the_policy_to_the_better_candidates():
     before = actor.mean(observation[:1], noise)[..., 0].clamp(-1, 1).mean().item()
     for _ in range(150):
         drawn = ActorNoise.draw(64, 2, options)
-        loss, metrics = actor_objective(
+        loss, metrics = objective(
             actor,
             previous,
             observation,
