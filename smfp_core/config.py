@@ -46,7 +46,7 @@ class TrainConfig:
     """Adam step size of the actor."""
     critic_learning_rate: float = 3e-4
     """Adam step size of the critics."""
-    temperature_learning_rate: float = 3e-4
+    temperature_learning_rate: float = 1e-3
     """Adam step size of the temperature; 0 keeps ``initial_temperature``."""
     actor_hidden: tuple[int, ...] = (256, 256)
     """Widths of the actor's hidden layers."""
@@ -78,8 +78,10 @@ class TrainConfig:
     modes."""
     act_candidates: int = 8
     """Actions drawn when collecting; the best by Q is taken."""
-    mirror_weight: float = 3.0
-    """lambda: weight of the mirror-descent regression."""
+    mirror_weight: float = 0.3
+    """lambda: weight of the mirror-descent regression. L_SAC is taken in units of the mean |Q|, of
+    which one action changes a few percent: much more, and the regression onto the previous policy
+    holds the actor back."""
     mirror_step: float = 1.0
     """Temperature of the mirror step in units of the candidates' spread in Q."""
     previous_rate: float = 0.005
@@ -88,7 +90,7 @@ class TrainConfig:
     """Weight of the penalty on mean actions outside the box."""
     target_std: float = 0.03
     """Standard deviation, in half-ranges of the box, whose entropy the temperature aims at."""
-    initial_temperature: float = 0.1
+    initial_temperature: float = 0.01
     """Temperature before the first update."""
     exploration_std: float = 0.1
     """Standard deviation of td3's exploration noise, in half-ranges of the box."""

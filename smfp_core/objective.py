@@ -44,7 +44,7 @@ class ActorOptions:
     """Whether the regression takes the expected velocity, see ``meanflow.mean_velocity``."""
     weight_power: float = 0.2
     """Power of the regression's weight; 0 for the plain square."""
-    mirror_weight: float = 3.0
+    mirror_weight: float = 0.3
     """lambda: weight of L_Mirror."""
     mirror_step: float = 1.0
     """alpha + beta in units of the candidates' spread in Q - alpha log pi."""
