@@ -50,7 +50,7 @@ class Contender:
 
 def ours(agent: str, k: int | None = None, slow: bool = False, **fields: Any) -> Contender:
     """One of this project's agents."""
-    name = agent + "".join(f" {value}" for value in fields.values())
+    name = agent + "".join(f", {field} {value}" for field, value in fields.items())
     settings: dict[str, Any] = {"agent": agent, **fields}
     if k is not None:
         settings["loss_candidates"] = k
@@ -65,11 +65,10 @@ FULL = [
     ours("crossq"),
     ours("smfp", 1),
     ours("smfp", 8),
-    ours("smfp", 4, policy_delay=2),
+    ours("smfp", 4, policy_delay=1),
     ours("flow", 4, slow=True),
     ours("sac", precision="bfloat16"),
     ours("smfp", 4, precision="bfloat16"),
-    ours("smfp", 4, policy_delay=2, precision="bfloat16"),
 ]
 
 
@@ -172,7 +171,8 @@ def markdown(record: dict[str, Any]) -> str:
         f"`{origin['command']}` at revision `{origin['git_revision'][:12]}` on {origin['machine']};"
         f" load average before {record['load_before']}, matrix products at"
         f" {record['matrix_gflops']:.0f} GFLOP/s. One thread each, {record['task']}, batch 256,"
-        " twin critics and actor of 256 x 256, one update a step; medians of interleaved rounds.",
+        " twin critics and actor of 256 x 256, one update a step; medians of interleaved rounds."
+        " Where the actor learns less often than the critics, an update is the mean of both kinds.",
         "",
         "| library | agent | K | steps/s | to SB3's SAC | updates/s | spread | GFLOP an update |"
         " of the limit | start s | peak MB |",

@@ -64,10 +64,14 @@ class Ours:
             other = make_agent(dataclasses.replace(config, **change), agent.n_obs, agent.n_act)
             for _ in range(4):
                 other.update(trainer.draw_batch())
-            return _median_ms(lambda: other.update(fixed))
+            return updates_ms(other)
+
+        def updates_ms(agent: Any) -> float:
+            # As many as there are from one update of the actor to the next.
+            return _median_ms(lambda: agent.update(fixed), group=self._cycle)
 
         fixed = trainer.draw_batch()
-        update = _median_ms(lambda: agent.update(fixed))
+        update = updates_ms(agent)
         stages = {
             "sample": _median_ms(trainer.draw_batch),
             "noise": _median_ms(lambda: agent.draw(config.batch_size)),
@@ -89,10 +93,16 @@ class Ours:
     def _flop(self, batch: Any) -> int:
         from torch.utils.flop_counter import FlopCounterMode
 
-        agent = self._trainer.agent
-        with FlopCounterMode(display=False) as counter:
-            agent.learn(agent.state, batch, agent.draw(len(batch.reward)), True)
-        return counter.get_total_flops()
+        agent, total = self._trainer.agent, 0
+        for i in range(self._cycle):
+            with FlopCounterMode(display=False) as counter:
+                agent.learn(agent.state, batch, agent.draw(len(batch.reward)), i == 0)
+            total += counter.get_total_flops()
+        return total // self._cycle
+
+    @property
+    def _cycle(self) -> int:
+        return self._trainer.agent.policy_delay
 
 
 class Peer:
@@ -133,12 +143,14 @@ class Peer:
         return {}
 
 
-def _median_ms(call: Callable[[], Any], repeats: int = 21) -> float:
+def _median_ms(call: Callable[[], Any], repeats: int = 21, group: int = 1) -> float:
+    """Median over ``repeats`` of the mean of ``group`` calls."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
+        for _ in range(group):
+            call()
+        times.append((time.perf_counter() - started) / group)
     return 1e3 * statistics.median(times)
 
 
