@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from smfp_core.resources import share_path
+from smfp_core.resources import config_path
 from smfp_core.strict import ConfigError, load_dataclass
 
 _PROBABILITY = (0.0, 0.95)
@@ -165,13 +165,4 @@ def load_plant(name_or_path: str | Path) -> Plant:
     Raises:
         ConfigError: names the file, the line, the field and what was expected.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        try:
-            path = share_path(f"config/plants/{name_or_path}.yaml")
-        except FileNotFoundError as error:
-            raise ConfigError(
-                f"plant '{name_or_path}': not a shipped plant ({error}); "
-                "give its name or the path of its .yaml"
-            ) from error
-    return load_dataclass(Plant, path)
+    return load_dataclass(Plant, config_path("plant", "plants", name_or_path))

@@ -21,13 +21,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, Literal
 
 import mujoco
 import numpy as np
 
-from smfp_core.resources import share_path
 from smfp_core.specs import ControlAssumptions, FloatArray
 from smfp_core.strict import ConfigError, to_mapping
 from smfp_sim.plant import IDEAL, PAYLOAD_BODY, Changes, Plant
@@ -309,21 +307,3 @@ def _unknown(name: str, known: list[str], what: str) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
     return f"no {what} is named '{name}'; {hint}"
-
-
-def randomization_path(name_or_path: str | Path) -> Path:
-    """The file of a randomisation, by name in config/randomization or by path.
-
-    Raises:
-        ConfigError: no shipped one has the name.
-    """
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        return path
-    try:
-        return share_path(f"config/randomization/{name_or_path}.yaml")
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"randomization '{name_or_path}': not a shipped one ({error}); "
-            "give its name or the path of its .yaml"
-        ) from error

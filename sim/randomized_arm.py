@@ -15,11 +15,12 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike
 
+from smfp_core.resources import config_path
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
 from smfp_core.strict import errors_in, load_dataclass
 from smfp_sim.plant_arm import PlantArm
-from smfp_sim.randomization import Randomization, Target, randomization_path, resolve
+from smfp_sim.randomization import Randomization, Target, resolve
 from smfp_sim.scene import Change
 
 # Streams of draws, apart from that of noise and of each other.
@@ -149,7 +150,7 @@ def make_randomized_arm(
     Raises:
         ConfigError: names the file, the line, the entry and what was expected of it.
     """
-    path = randomization_path(name_or_path)
+    path = config_path("randomization", "randomization", name_or_path)
     randomization = load_dataclass(Randomization, path)
     with errors_in(path):
         arm = RandomizedArm(robot, randomization, timestep_s, change)

@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from smfp_core.strict import ConfigError
+
 _PACKAGE = "smfp_control"
 
 
@@ -29,3 +31,21 @@ def share_path(relative: str = "") -> Path:
             return root / relative
     tried = ", ".join(str(root) for root in roots)
     raise FileNotFoundError(f"{relative!r} is in none of: {tried}")
+
+
+def config_path(kind: str, folder: str, name_or_path: str | Path) -> Path:
+    """The YAML of a shipped ``kind`` by its name in ``config/<folder>``, or any by its path.
+
+    Raises:
+        ConfigError: no shipped one has the name.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    try:
+        return share_path(f"config/{folder}/{name_or_path}.yaml")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{kind} '{name_or_path}': not a shipped {kind} ({error}); "
+            "give its name or the path of its .yaml"
+        ) from error

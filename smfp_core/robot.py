@@ -17,7 +17,7 @@ import numpy as np
 from smfp_core.digest import sha256
 from smfp_core.orientations import Orientations
 from smfp_core.reference import ReferenceLimits
-from smfp_core.resources import share_path
+from smfp_core.resources import config_path
 from smfp_core.specs import ActionSpec, FloatArray
 from smfp_core.strict import ConfigError, errors_in, from_mapping, load_yaml
 
@@ -333,9 +333,9 @@ def load_robot(name_or_path: str | Path) -> RobotConfig:
     Raises:
         RobotConfigError: names the file, the field and what was expected.
     """
-    path = _path_of(name_or_path)
-    data, folder = _read(path)
     try:
+        path = config_path("robot", "robots", name_or_path)
+        data, folder = _read(path)
         with errors_in(path):
             robot = from_mapping(RobotConfig, data)
     except ConfigError as error:
@@ -346,35 +346,19 @@ def load_robot(name_or_path: str | Path) -> RobotConfig:
     return dataclasses.replace(robot, mjcf=mjcf.resolve())
 
 
-def _path_of(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        return path
-    try:
-        return share_path(f"config/robots/{name_or_path}.yaml")
-    except FileNotFoundError as error:
-        raise RobotConfigError(
-            f"robot '{name_or_path}': not a shipped robot ({error}); "
-            "give its name or the path of its .yaml"
-        ) from error
-
-
 def _read(path: Path) -> tuple[dict[str, Any], Path]:
     """What a robot's YAML says with what it ``extends``, and the folder that ``mjcf`` is in."""
-    try:
-        data, folder = load_yaml(path), path.parent
-        parent = data.pop("extends", None)
-        if parent is None:
-            return data, folder
-        if not isinstance(parent, str):
-            raise ConfigError(f"{path}: extends: must be a robot's name or the path of its YAML")
-        # A path is relative to this file; one from a name is absolute and stays as it is.
-        parent_path = folder / _path_of(parent)
-        base = load_yaml(parent_path)
-    except ConfigError as error:
-        raise RobotConfigError(str(error)) from error
+    data, folder = load_yaml(path), path.parent
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data, folder
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: extends: must be a robot's name or the path of its YAML")
+    # A path is relative to this file; one from a name is absolute and stays as it is.
+    parent_path = folder / config_path("robot", "robots", parent)
+    base = load_yaml(parent_path)
     if "extends" in base:
-        raise RobotConfigError(f"{path}: extends: {parent} extends another robot itself")
+        raise ConfigError(f"{path}: extends: {parent} extends another robot itself")
     if "mjcf" not in data:
         folder = parent_path.parent
     for name, value in data.items():

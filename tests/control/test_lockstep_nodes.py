@@ -131,7 +131,7 @@ def test_lost_states_are_not_published(bench: Bench, tmp_path: Path) -> None:
     ("parameters", "text"),
     [
         ({"plant": "perfect"}, "plant 'perfect': not a shipped plant"),
-        ({"randomization": "wild"}, "randomization 'wild': not a shipped one"),
+        ({"randomization": "wild"}, "randomization 'wild': not a shipped randomization"),
         ({"plant": "bad", "randomization": "realistic"}, "plant, randomization: give one"),
         ({"lockstep": True, "real_time_factor": 2.0}, "real_time_factor: under lockstep"),
     ],

@@ -105,7 +105,7 @@ def test_a_wrong_file_is_refused_by_line(
 
 
 def test_what_is_not_there_or_asked_for_twice_is_refused() -> None:
-    with pytest.raises(ConfigError, match="randomization 'wild': not a shipped one"):
+    with pytest.raises(ConfigError, match="randomization 'wild': not a shipped randomization"):
         ReachEnv(randomization="wild")
     with pytest.raises(ValueError, match="plant, randomization: give one"):
         ReachEnv(plant="bad", randomization="realistic")
