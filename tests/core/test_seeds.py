@@ -47,9 +47,10 @@ def test_seeds_in_one_process_learn_what_each_learns_alone(agent: str, tmp_path:
         alone, log = trainer(tmp_path / f"alone_{seed}", seed, agent)
         assert alone.run(log)
         for name, value in alone.agent.state.items():
-            torch.testing.assert_close(
-                together.agent.state[name], value, rtol=1e-3, atol=1e-4, msg=f"{seed} {name}"
-            )
+            # As a whole, since a unit at the kink of its ReLU turns rounding into a gradient. With
+            # other noise the actor's mean gradient alone is a fifth of itself away, and more.
+            distance = (together.agent.state[name] - value).norm()
+            assert distance <= 1e-2 * value.norm() + 1e-6, f"{seed} {name}: {distance}"
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
