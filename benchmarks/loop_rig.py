@@ -21,7 +21,7 @@ import numpy as np
 from loop_load import other_work
 from sensor_msgs.msg import JointState
 
-from smfp_control.control_loop import ControlLoop, LoopSettings
+from smfp_control.control_loop import ControlLoop
 from smfp_control.faults import FaultLatch
 from smfp_control.noise import NoiseSource
 from smfp_control.parameters import PolicyNodeParameters
@@ -32,6 +32,7 @@ from smfp_control.process import freeze_garbage
 from smfp_control.realtime import RealtimeSettings
 from smfp_control.safety import SafetyFilter, StateMonitor
 from smfp_control.sim_driver import SimulatedDriver
+from smfp_control.supervision import LoopSettings
 from smfp_core.policy_file import PolicyFile
 from smfp_core.reference import Reference
 from smfp_core.robot import load_robot

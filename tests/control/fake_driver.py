@@ -62,6 +62,8 @@ CONTROLLERS = (
 SERVO_LAG_S = 0.03
 SPIN_EVERY_S = 0.02
 MOST_LATE_S = 0.05
+# Printed with the first command that a controller takes.
+COMMANDED = "takes commands"
 
 
 @dataclasses.dataclass
@@ -90,6 +92,8 @@ class Faults:
     """Added to the first joint's published velocity."""
     drift_rad_s: float = 0.0
     """The first joint's target moves by itself."""
+    unloaded: bool = False
+    """The controllers are gone, and the arm stays where the last command has sent it."""
 
 
 class Controller:
@@ -108,9 +112,20 @@ class Controller:
             node.declare_parameter("interface_name", node.get_name().split("_")[1])
 
     def subscribe(self, kind: type, topic: str, callback: Any, qos: QoSProfile) -> None:
-        """Take commands from now on."""
-        self._kind, self._callback = kind, callback
-        self._subscription = self.node.create_subscription(kind, topic, self._enqueue, qos)
+        """Take commands while ``load`` says so."""
+        self._kind, self._topic, self._callback, self._qos = kind, topic, callback, qos
+        self._subscription: Any = None
+
+    def load(self, loaded: bool) -> None:
+        """Subscribe, or unsubscribe and forget what waits."""
+        if loaded and self._subscription is None:
+            self._subscription = self.node.create_subscription(
+                self._kind, self._topic, self._enqueue, self._qos
+            )
+        elif not loaded and self._subscription is not None:
+            self.node.destroy_subscription(self._subscription)
+            self._subscription = None
+            self._waiting.clear()
 
     def _enqueue(self, message: Any, info: Any) -> None:
         sent = info["source_timestamp"] * 1e-9 - time.time() + time.monotonic()
@@ -122,9 +137,11 @@ class Controller:
         A test machine may let this process wait. A driver's control loop does not wait, so each
         command counts in the period in which it was sent: the motion is that of a driver in time.
         """
-        with self._subscription.handle:
-            while (taken := self._subscription.handle.take_message(self._kind, False)) is not None:
-                self._enqueue(*taken)
+        if self._subscription is not None:
+            handle = self._subscription.handle
+            with handle:
+                while (taken := handle.take_message(self._kind, False)) is not None:
+                    self._enqueue(*taken)
         while self._waiting and self._waiting[0][0] <= now:
             self.received, message = self._waiting.popleft()
             self._callback(message)
@@ -194,6 +211,7 @@ class FakeDriver:
         self.dt = 1.0 / options.rate
         self.motion: list[tuple[float, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         self._late: deque[tuple[float, JointState]] = deque()
+        self._commanded = False
         self._rng = np.random.default_rng(0)
         self._broadcaster = Node("joint_state_broadcaster", namespace=options.namespace)
         reliable = options.reliability == "reliable"
@@ -230,7 +248,7 @@ class FakeDriver:
             durability=DurabilityPolicy.TRANSIENT_LOCAL if transient else DurabilityPolicy.VOLATILE,
         )
         kind, topic, callback = {
-            CONTROLLERS[0]: (Float64MultiArray, "~/commands", controller.on_position),
+            CONTROLLERS[0]: (Float64MultiArray, options.position_commands, controller.on_position),
             CONTROLLERS[1]: (Float64MultiArray, "~/commands", controller.on_velocity),
         }.get(name, (JointTrajectory, "~/joint_trajectory", controller.on_trajectory))
         controller.subscribe(kind, topic, callback, qos)
@@ -267,10 +285,14 @@ class FakeDriver:
     def _period(self, now: float) -> None:
         target = self.position
         for controller in self.controllers:
+            controller.load(not self.faults.unloaded)
             controller.poll(now)
             if controller.active:
                 controller.advance(now, self.dt, self.faults.drift_rad_s * self.dt)
                 target = controller.target
+        if not self._commanded and any(controller.taken for controller in self.controllers):
+            self._commanded = True
+            print(COMMANDED, flush=True)
         share = -math.expm1(-self.dt / SERVO_LAG_S)
         before_position, before_velocity = self.position, self.velocity
         self.position = before_position + share * (target - before_position)
@@ -353,6 +375,9 @@ def parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--controller-joints", type=names, help="order that controllers take")
     parser.add_argument(
         "--command-durability", choices=["volatile", "transient_local"], default="volatile"
+    )
+    parser.add_argument(
+        "--position-commands", default="~/commands", help="topic that positions are taken from"
     )
     parser.add_argument("--log", type=Path, help="where the arm's motion goes at the end (.npz)")
     for field in dataclasses.fields(Faults):

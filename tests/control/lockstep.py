@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from smfp_control.control_loop import ControlLoop, LoopSettings
+from smfp_control.control_loop import ControlLoop
 from smfp_control.faults import FaultLatch
 from smfp_control.noise import NoiseSource
 from smfp_control.policy_runner import Policy, PolicyRunner
 from smfp_control.safety import SafetyFilter, StateMonitor
 from smfp_control.sim_driver import SimulatedDriver
+from smfp_control.supervision import LoopSettings
 from smfp_core.reference import Reference
 from smfp_core.robot import RobotConfig
 from smfp_sim.arm import Kinematics
@@ -40,6 +41,7 @@ class LockStep:
     Attributes:
         commands: positions commanded, one row a tick.
         measured: (position, velocity) of the simulated arm, one row a tick.
+        heard: whether commands reach the arm.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class LockStep:
         self.tamper: Callable[[SimpleNamespace], SimpleNamespace | None] = lambda message: message
         self.commands: list[np.ndarray] = []
         self.measured: list[tuple[np.ndarray, np.ndarray]] = []
+        self.heard = True
         self.latch = FaultLatch()
         arguments = {"scale": 0.0, "seed": 0, "redraw": "goal"} | noise
         self.loop = ControlLoop(
@@ -79,7 +82,8 @@ class LockStep:
 
     def _send(self, reference: Reference) -> None:
         self.commands.append(reference.position.copy())
-        self.driver.take_position(reference.position)
+        if self.heard:
+            self.driver.take_position(reference.position)
 
     def publish(self) -> None:
         """Queue the arm's present state, as ``tamper`` leaves it."""

@@ -13,7 +13,8 @@ import pytest
 from lockstep import LockStep
 
 from smfp_control.control_loop import LoopState
-from smfp_control.faults import FaultKind
+from smfp_control.controller_watch import ControllerWatch, Hearing
+from smfp_control.faults import Fault, FaultKind
 from smfp_control.noise import NoiseSource
 from smfp_control.policy_runner import PolicyRunner
 from smfp_core.policy_file import PolicyFile
@@ -340,6 +341,66 @@ def test_an_arm_that_does_not_follow_is_a_fault(lockstep: LockStep, near_goal: n
     assert lockstep.latch.fault.kind is FaultKind.TRACKING_ERROR
     refusal = lockstep.loop.reset()
     assert refusal is not None and "Deactivate" in refusal
+
+
+def test_a_reference_that_nobody_takes_stays_where_the_arm_is(
+    lockstep: LockStep, near_goal: np.ndarray
+) -> None:
+    loop, arm = lockstep.loop, lockstep.driver.arm
+    loop.set_goal(near_goal)
+    lockstep.run(0.3)
+    lockstep.heard = False
+    lockstep.run(0.2)  # not noticed yet
+    ahead = np.abs(lockstep.commands[-1] - arm.joint_position).max()
+    assert ahead > 0.02
+    loop.hearing = Hearing.NOBODY
+    loop.external = Fault(FaultKind.NO_CONTROLLER, "nobody takes commands")
+    lockstep.run(0.1)
+    assert np.abs(lockstep.commands[-1] - arm.joint_position).max() <= 1e-3
+
+    # The controller is back, and takes commands before anybody can be sure of it.
+    lockstep.heard = True
+    loop.hearing, loop.external = Hearing.PERHAPS, None
+    left = arm.joint_position
+    lockstep.run(0.002)
+    assert loop.reset() is None
+    lockstep.run(0.1)
+    assert loop.reset_answer(0.0) is None
+    assert np.abs(arm.joint_position - left).max() < 2e-3
+    assert loop.set_goal(near_goal) is None
+    held = lockstep.commands[-1]
+    lockstep.run(0.1)
+    assert (lockstep.commands[-1] == held).all()
+    assert loop.state is LoopState.HOLD
+    loop.hearing = Hearing.SURELY
+    lockstep.run(3.0)
+    assert math.dist(lockstep.tool(), near_goal) < 0.01
+
+
+def test_a_goal_is_refused_while_nobody_takes_commands(
+    lockstep: LockStep, near_goal: np.ndarray
+) -> None:
+    lockstep.loop.hearing = Hearing.NOBODY
+    assert "nobody takes commands" in (lockstep.loop.set_goal(near_goal) or "")
+    lockstep.loop.hearing = Hearing.SURELY
+    lockstep.run(0.1)
+    assert lockstep.loop.state is LoopState.HOLD
+
+
+def test_a_controller_is_counted_on_when_it_has_been_there_for_half_a_second() -> None:
+    watch = ControllerWatch()
+    assert watch.update(0, 10.0) is Hearing.NOBODY
+    assert not watch.lost, "there was none to lose"
+    assert watch.update(1, 10.1) is Hearing.PERHAPS
+    assert watch.update(2, 10.5) is Hearing.PERHAPS
+    assert watch.update(1, 10.7) is Hearing.SURELY
+    assert watch.update(0, 10.8) is Hearing.NOBODY
+    assert watch.lost
+    assert watch.update(1, 10.9) is Hearing.PERHAPS
+    assert not watch.lost
+    watch.begin()
+    watch.update(0, 11.0)
+    assert not watch.lost
 
 
 def test_estop_stops_at_once_and_needs_release_and_reset(

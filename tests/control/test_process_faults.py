@@ -117,7 +117,7 @@ def test_a_driver_that_is_killed_in_motion_stops_the_arm(
     bench: Bench, robot: RobotConfig, policy_path: Path, tmp_path: Path, driver: str
 ) -> None:
     simulated = driver == "sim_node"
-    rig = make_rig(bench, tmp_path, policy_path, simulated, state_delay_limit_s=0.0)
+    rig = make_rig(bench, tmp_path, policy_path, simulated=simulated, state_delay_limit_s=0.0)
     for attempt in range(2):
         rig.move()
         bench.spin(np.random.default_rng().uniform(0.0, 0.5))

@@ -18,7 +18,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import JointState
 
 from smfp_control.commands import VelocityFollower, create_command_publisher
-from smfp_control.control_loop import ControlLoop, LoopSettings
+from smfp_control.control_loop import ControlLoop
 from smfp_control.faults import FaultLatch
 from smfp_control.joint_state import PublisherWatch
 from smfp_control.lockstep import StateFollower
@@ -28,6 +28,7 @@ from smfp_control.path_guard import PathGuard
 from smfp_control.policy_runner import PolicyRunner
 from smfp_control.polling import create_polled_subscription
 from smfp_control.safety import SafetyFilter, StateMonitor
+from smfp_control.supervision import LoopSettings
 from smfp_core.policy_file import PolicyFile, PolicyFileError
 from smfp_core.resources import share_path
 from smfp_core.robot import RobotConfig, load_robot

@@ -11,23 +11,24 @@ import enum
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from smfp_control.controller_watch import Hearing
 from smfp_control.faults import Fault, FaultKind, FaultLatch
-from smfp_control.joint_state import JointStateMessage, JointStateReader, PublisherWatch
-from smfp_control.periodic import Ring
+from smfp_control.joint_state import JointStateMessage, PublisherWatch
+from smfp_control.loop_statistics import LoopStatistics
 from smfp_control.policy_runner import PolicyRunner
-from smfp_control.safety import KINDS, Intervention, SafetyFilter, StateMonitor
+from smfp_control.safety import Intervention, SafetyFilter, StateMonitor
+from smfp_control.supervision import LoopSettings, Supervision
 from smfp_core.reference import Reference
 from smfp_core.robot import RobotConfig
 from smfp_core.rotation import angle
 from smfp_core.specs import FloatArray, RobotState
 
-# A queue that is longer than this is left for the next tick: a flood must not stop the loop.
-_MOST_MESSAGES_PER_TICK = 16
+# While nobody takes commands the reference follows the arm, though not the noise of its encoders.
+_FOLLOW_RAD = 1e-3
 _GOAL_LACKS = "the policy needs an orientation, and the goal was taken without one: send it again"
 
 
@@ -53,59 +54,6 @@ class Kinematics(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """Bounds of the loop's own supervision.
-
-    Attributes:
-        state_timeout_s: age of the newest state, on the steady clock, that stops the arm.
-        state_delay_limit_s: how much later than the promptest joint states may come; 0: any.
-        blend_ratio, blend_time_s: after activation or a reset the policy moves joints at most at
-            this part of its speed, which rises to all of it over this time of motion.
-        deadline_miss_limit: missed deadlines within ``deadline_window_s`` that stop it.
-    """
-
-    state_timeout_s: float
-    deadline_miss_limit: int
-    deadline_window_s: float
-    state_delay_limit_s: float = 0.0
-    blend_ratio: float = 1.0
-    blend_time_s: float = 0.0
-
-
-class LoopStatistics:
-    """Counts and costs of ticks. Written by the control thread, read by any.
-
-    Stages: taking and judging states; the policy with its reference, of which ``observation`` is
-    the part that makes its input, in the ticks that sample it; the safety filter; sending.
-    """
-
-    STAGES = ("observe", "observation", "policy", "filter", "publish", "total")
-
-    def __init__(self) -> None:
-        self.cost_ns = {stage: Ring() for stage in self.STAGES}
-        self.state_age_ns = Ring()
-        # What each combination that was met consists of: taking it apart is slow.
-        self._parts: dict[Intervention, list[Intervention]] = {}
-        self.clear()
-
-    def count(self, kinds: Intervention) -> None:
-        """Count interventions of the filter."""
-        if kinds not in self._parts:
-            self._parts[kinds] = [kind for kind in KINDS if kind & kinds]
-        for kind in self._parts[kinds]:
-            self.interventions[kind] += 1
-
-    def clear(self) -> None:
-        """Start counting anew."""
-        self.ticks = 0
-        self.joint_states = 0
-        self.policy_samples = 0
-        self.interventions: dict[Intervention, int] = dict.fromkeys(KINDS, 0)
-        for ring in (*self.cost_ns.values(), self.state_age_ns):
-            ring.clear()
-
-
 class ControlLoop:
     """State machine of the arm's control, advanced by ``tick`` once a control period.
 
@@ -115,7 +63,8 @@ class ControlLoop:
 
     A fault ramps the reference velocity to zero within the robot's acceleration limit; the last
     commanded reference is then sent for ever. Neither zeros nor the measured position are ever
-    commanded: both would move a position-controlled arm.
+    commanded: both would move a position-controlled arm. Only while ``hearing`` says that nobody
+    takes commands does the reference stay with the measured arm.
 
     Args:
         robot: limits and goals.
@@ -151,22 +100,29 @@ class ControlLoop:
         n = len(robot.joints)
         self.robot = robot
         self.statistics = LoopStatistics()
-        self.reader = JointStateReader(robot.joint_names)
+        self._supervision = Supervision(
+            robot,
+            settings,
+            monitor,
+            publishers or PublisherWatch(),
+            take_message,
+            missed_deadlines,
+            self.statistics,
+        )
+        self.reader = self._supervision.reader
         self.command = Reference.at_rest(np.zeros(n))
         self.state = LoopState.HOLD
         self.goal_error_m = math.nan
         self.goal_angle_error_rad = math.nan
         # What somebody other than the control thread finds wrong, for as long as it is.
         self.external: Fault | None = None
-        self._publishers = publishers or PublisherWatch()
+        # Whether commands reach anybody; told by somebody other than the control thread.
+        self.hearing = Hearing.SURELY
         self._settled = settled
         self._settings = settings
-        self._monitor = monitor
         self._kinematics = kinematics
         self._latch = latch
-        self._take_message = take_message
         self._send = send
-        self._missed_deadlines = missed_deadlines
         self._dt = 1.0 / robot.control_rate_hz
         self.safety_filter = safety_filter or SafetyFilter(robot.limits, self._dt)
         self._plain_filter = SafetyFilter(robot.limits, self._dt)
@@ -176,9 +132,6 @@ class ControlLoop:
         self._blend_step = 1.0
         if settings.blend_time_s > 0.0:
             self._blend_step = (1.0 - settings.blend_ratio) * self._dt / settings.blend_time_s
-        self._timeout_ns = round(settings.state_timeout_s * 1e9)
-        self._delay_ns = round(settings.state_delay_limit_s * 1e9)
-        self._window_ns = round(settings.deadline_window_s * 1e9)
         self._robot_state = RobotState(
             np.zeros(n),
             np.zeros(n),
@@ -196,11 +149,8 @@ class ControlLoop:
         self._clear_requested = False
         self._clear_refusal: str | None = None
         self._present: Fault | None = None
-        self._refused: Fault | None = None
         self._phase = 0
         self._observation_ns = 0
-        self._window_start_ns = 0
-        self._window_misses = 0
 
     # Called from the executor's thread.
 
@@ -233,6 +183,8 @@ class ControlLoop:
             wanted = wanted[:3]
         refusal = _GOAL_LACKS if self._lacks_orientation(wanted) else None
         refusal = refusal or self.robot.goal_refusal(wanted)
+        if self.hearing is Hearing.NOBODY:
+            refusal = "nobody takes commands: is the controller active?"
         if self._latch.fault is not None:
             refusal = f"fault '{self._latch.fault.kind.value}' is latched: call reset first"
         self._goal = wanted if refusal is None else None
@@ -308,50 +260,9 @@ class ControlLoop:
 
     def observe(self, now_ns: int) -> Fault | None:
         """Take waiting joint states and judge them; returns what is wrong with the state now."""
-        reader = self.reader
-        jumped: Fault | None = None
-        for _ in range(_MOST_MESSAGES_PER_TICK):
-            message = self._take_message()
-            if message is None:
-                break
-            accepted = reader.accepted
-            refused = reader.accept(message, now_ns)
-            if reader.concerned:
-                self._publishers.note(now_ns)
-            if refused is not None:
-                self._refused = refused
-            elif reader.accepted > accepted:
-                self.statistics.joint_states += 1
-                self._refused = None
-                jumped = jumped or self._monitor.check_jump(
-                    reader.previous_position, reader.position, max(reader.elapsed_s, self._dt)
-                )
-        # What is wrong with the last message stays wrong until a good one comes.
-        fault = self._publishers.fault(now_ns) or self._refused or jumped
-        if fault is not None:
-            return fault
-        if reader.accepted == 0:
-            return Fault(FaultKind.STALE_STATE, "no joint state was received yet")
-        age_ns = now_ns - reader.received_ns
-        self.statistics.state_age_ns.add(age_ns)
-        if age_ns > self._timeout_ns:
-            # Nothing newer by its stamp came: perhaps the driver's clock was set back. The fault
-            # is latched; from here on any stamp will do as the new beginning.
-            reader.stamp_ns = 0
-            return Fault(
-                FaultKind.STALE_STATE,
-                f"newest joint state is {age_ns * 1e-6:.0f} ms old (limit "
-                f"{self._settings.state_timeout_s * 1e3:g} ms): does the driver run?",
-            )
-        if 0 < self._delay_ns < reader.delay_ns:
-            return Fault(
-                FaultKind.STALE_STATE,
-                f"joint states come {reader.delay_ns * 1e-6:.0f} ms later than they did (limit "
-                f"{self._settings.state_delay_limit_s * 1e3:g} ms): look at the network and at the "
-                "driver's load; if a clock was set, deactivate and activate again",
-            )
-        commanded = self.command.position.tolist() if self._begun else None
-        return self._monitor.check(reader.position, reader.velocity, commanded)
+        return self._supervision.observe(
+            now_ns, self.command.position.tolist() if self._begun else None
+        )
 
     def clear_statistics(self) -> None:
         """Start every count anew."""
@@ -377,8 +288,7 @@ class ControlLoop:
         self.safety_filter.begin(self.command.position)
         self._goal = self._tracked = self._present = None
         self._stopping = self._clear_requested = False
-        self._window_misses = self._missed_deadlines()
-        self._window_start_ns = 0
+        self._supervision.begin()
         self._runner.noise.restart()
         self.state = LoopState.HOLD
         self.goal_error_m = math.nan
@@ -434,7 +344,10 @@ class ControlLoop:
         return not (self._stopping and self.at_rest and self._settled())
 
     def _supervise(self, now_ns: int) -> None:
-        fault = self.observe(now_ns) or self._check_deadlines(now_ns) or self.external
+        fault = self.observe(now_ns)
+        if fault is None and self.hearing is Hearing.NOBODY:
+            self._stay_with_arm()
+        fault = fault or self._supervision.check_deadlines(now_ns) or self.external
         fault = self._latch.take_estop() or fault
         self._present = fault
         if self._clear_requested:
@@ -449,18 +362,18 @@ class ControlLoop:
         if fault is not None:
             self._latch.set(fault)
 
-    def _check_deadlines(self, now_ns: int) -> Fault | None:
-        missed = self._missed_deadlines()
-        if now_ns - self._window_start_ns > self._window_ns:
-            self._window_start_ns, self._window_misses = now_ns, missed
-        late = missed - self._window_misses
-        if late <= self._settings.deadline_miss_limit:
-            return None
-        return Fault(
-            FaultKind.MISSED_DEADLINES,
-            f"{late} deadlines missed within {self._settings.deadline_window_s:g} s (limit "
-            f"{self._settings.deadline_miss_limit}): the computer is too busy",
-        )
+    def _stay_with_arm(self) -> None:
+        """Put the reference, at rest, where the arm is: what nobody took was never commanded.
+
+        Whoever takes commands next would else be sent at once to where the reference has gone.
+        """
+        measured = np.array(self.reader.position)
+        near = np.abs(measured - self.command.position).max() <= _FOLLOW_RAD
+        if (near and self.at_rest) or self.safety_filter.refusal(measured) is not None:
+            return
+        self.command.position[:] = measured
+        self.command.velocity[:] = 0.0
+        self.safety_filter.begin(measured)
 
     def _desire(self) -> tuple[list[float], list[float]]:
         """The velocity [n] (rad/s) desired of the next tick, and the one that it is on its way to.
@@ -472,7 +385,7 @@ class ControlLoop:
         if self._next_runner is not self._runner:
             self._take_runner()
             self._phase = 0
-        goal = None if self._stopping else self._goal
+        goal = None if self._stopping or self.hearing is not Hearing.SURELY else self._goal
         if goal is not None and self._runner.needs_orientation and len(goal) < 7:
             # Of a policy that is about to take over: it starts with the next tick.
             goal = None

@@ -29,6 +29,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from smfp_control.assembly import Assembly, assemble, make_runner
 from smfp_control.control_loop import ControlLoop, LoopState
+from smfp_control.controller_watch import ControllerWatch
 from smfp_control.faults import Fault, FaultKind, FaultLatch
 from smfp_control.goals import pose_of
 from smfp_control.lockstep import EagerThread
@@ -72,7 +73,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         super().__init__("policy_node")
         self._stop = stop
         self._clear_statistics = False
-        self._had_controller = False
+        self._controller = ControllerWatch()
         self._latch = FaultLatch()
         self._configured: Assembly | None = None
         self._free: Callable[[], None] = lambda: None
@@ -226,7 +227,9 @@ class PolicyNode(LifecycleNode, RunnableNode):
                 lambda: self._latch.estop_pressed,
             )
         loop.begin()
-        loop.external, self._had_controller = None, False
+        loop.external = None
+        self._controller.begin()
+        self._watch_controller()
         self._thread = thread
         if not thread.start():
             self._thread = None
@@ -390,15 +393,20 @@ class PolicyNode(LifecycleNode, RunnableNode):
 
     def _watch_controller(self) -> None:
         """A command that nobody takes is no command: the arm is where its controller left it."""
-        if self._configured is None or self._thread is None:
+        if self._configured is None:
             return
-        publisher = self._configured.commands
-        listening = publisher.get_subscription_count() > 0
+        loop, publisher = self._configured.loop, self._configured.commands
+        count = publisher.get_subscription_count()
+        hearing = self._controller.update(count, time.monotonic())
+        if self._configured.lockstep is None:
+            # In lock-step the simulation waits for each command.
+            loop.hearing = hearing
+        if self._thread is None:
+            return
         text = f"nobody takes commands on {publisher.topic_name}: is the controller active?"
-        lost = self._had_controller and not listening
-        self._configured.loop.external = Fault(FaultKind.NO_CONTROLLER, text) if lost else None
-        self._had_controller = self._had_controller or listening
-        if not listening:
+        lost = self._controller.lost
+        loop.external = Fault(FaultKind.NO_CONTROLLER, text) if lost else None
+        if count == 0:
             self.get_logger().warning(text, throttle_duration_sec=5.0)
 
     def _policy_text(self) -> str:
