@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from smfp_core.robot import JointConfig, RobotConfig, RobotConfigError
 from smfp_core.rotation import Quaternion, multiply
-from smfp_core.specs import FloatArray, RobotState
-from smfp_sim.scene import Change, compile_scene
+from smfp_core.specs import NEAR_OBSTACLE_M, FloatArray, RobotState
+from smfp_sim.clearance import ClearanceModel
+from smfp_sim.scene import Change, as_slice, compile_scene
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # YAML and MJCF hold the same figures; the difference allowed is that of decimal rounding.
@@ -150,13 +151,6 @@ class ArmModel:
         return tuple(sorted((a, b) for a, b in pairs))
 
 
-def as_slice(index: NDArray[np.intp]) -> NDArray[np.intp] | slice:
-    """``index`` as a slice where it is one: numpy gathers single elements much more slowly."""
-    first = int(index[0])
-    consecutive = np.array_equal(index, np.arange(first, first + len(index)))
-    return slice(first, first + len(index)) if consecutive else index
-
-
 class Kinematics:
     """Geometry of the arm at given joint positions, in a private ``MjData``: not thread-safe."""
 
@@ -177,6 +171,9 @@ class Kinematics:
         w, x, y, z = self._quat.tolist()
         self._from_world: Quaternion = (x, y, z, w)
         self._to_base = np.ascontiguousarray(arm.base_rotation.T)
+        # Without obstacles none is near, whoever asks.
+        obstacles = arm.robot.surroundings.obstacles
+        self._clearance = ClearanceModel(arm.robot, arm.model) if obstacles else None
 
     def tool_position(self, q: FloatArray, out: FloatArray | None = None) -> FloatArray:
         """Position [3] (m, base frame) of the tool site at joint positions ``q`` [n] (rad)."""
@@ -188,12 +185,18 @@ class Kinematics:
         """Write what ``state`` has room for of the tool at its measured joints, in place."""
         state.tool_jacobian_m_rad[:] = self.tool_jacobian(state.joint_position_rad)
         self._arm.to_base(self._site_position, state.tool_position_m)
-        if state.tool_orientation is None or state.tool_turn_jacobian is None:
+        if state.tool_orientation is not None and state.tool_turn_jacobian is not None:
+            state.tool_orientation[:] = self._orientation()
+            site, turning = self._arm.tool_site, self._turn_jacobian
+            mujoco.mj_jacSite(self._model, self._data, None, turning, site)
+            state.tool_turn_jacobian[:] = self._to_base.dot(turning[:, self._velocity_index])
+        if self._clearance is None:
             return
-        state.tool_orientation[:] = self._orientation()
-        site, turning = self._arm.tool_site, self._turn_jacobian
-        mujoco.mj_jacSite(self._model, self._data, None, turning, site)
-        state.tool_turn_jacobian[:] = self._to_base.dot(turning[:, self._velocity_index])
+        if state.obstacle_gradient is not None and state.obstacle_nearness is not None:
+            self._clearance.set_pose(state.joint_position_rad)
+            clearance_m, gradient = self._clearance.nearest_obstacle(NEAR_OBSTACLE_M)
+            state.obstacle_nearness[0] = 1.0 - clearance_m / NEAR_OBSTACLE_M
+            np.multiply(gradient, state.obstacle_nearness, out=state.obstacle_gradient)
 
     def tool_orientation(self, q: FloatArray) -> FloatArray:
         """Orientation [4] (quaternion x, y, z, w, base frame) of the tool site at ``q`` [n]."""

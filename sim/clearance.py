@@ -25,8 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from smfp_core.robot import RobotConfig, RobotConfigError
 from smfp_core.specs import FloatArray
-from smfp_sim.arm import as_slice
-from smfp_sim.scene import compile_scene
+from smfp_sim.scene import as_slice, compile_scene
 
 # Beyond this the exact distance is of no interest.
 _FAR_M = 5.0
@@ -51,6 +50,8 @@ class ClearanceModel:
         points: names of the guarded points: the tool, then the elbow if the robot names one.
         point_levers: [points, n], m/rad: greatest speed of a point per joint speed.
         depth: [n], position of each joint in the chain: deeper ones are carried by others.
+        obstacle_rows: the rows of pairs of which one is an obstacle. It is the first of the two:
+            MuJoCo numbers the world's geoms before those of any body.
     """
 
     def __init__(self, robot: RobotConfig, model: mujoco.MjModel | None = None) -> None:
@@ -70,6 +71,11 @@ class ClearanceModel:
         self._base_rotation = self._data.xmat[base].reshape(3, 3).copy()
         self.depth: NDArray[np.intp] = np.array([model.jnt_bodyid[j] for j in self._joint_ids])
         self.pairs = self._collidable_pairs()
+        names = [f"obstacle {obstacle.name}" for obstacle in robot.surroundings.obstacles]
+        obstacles = {int(model.geom(name).id) for name in names}
+        self.obstacle_rows = [
+            row for row, p in enumerate(self.pairs) if not obstacles.isdisjoint(p)
+        ]
         self._find_points()
         geom_levers = {
             geom: self._reach(
@@ -106,6 +112,33 @@ class ClearanceModel:
         """The least clearance over all rows at joint positions ``q`` [n] (rad), m."""
         self.set_pose(q)
         return min(self.distance(row) for row in range(len(self.levers)))
+
+    def nearest_obstacle(self, within_m: float) -> tuple[float, FloatArray]:
+        """The least distance of the arm to an obstacle at the pose set, m, and its derivative.
+
+        Returns:
+            The distance, at most ``within_m``, negative where they overlap; and its derivative [n]
+            by the joint positions, m/rad, zero where nothing is that near.
+        """
+        nearest, link = within_m, -1
+        # The nearest points of obstacle and arm.
+        points, ends = np.empty(6), np.zeros(6)
+        for row in self.obstacle_rows:
+            obstacle, geom = self.pairs[row]
+            distance = mujoco.mj_geomDistance(
+                self._model, self._data, obstacle, geom, within_m, points
+            )
+            if distance < nearest:
+                nearest, link = float(distance), int(self._model.geom_bodyid[geom])
+                ends[:] = points
+        away = ends[3:] - ends[:3]
+        length = float(np.linalg.norm(away))
+        if length == 0.0:
+            return nearest, np.zeros(len(self._joint_ids))
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_jac(self._model, self._data, self._jacobian, None, ends[3:], link)
+        direction = away / (length if nearest > 0.0 else -length)
+        return nearest, direction.dot(self._jacobian[:, self._velocity_index])
 
     def point_position(self, index: int) -> FloatArray:
         """Position [3] (m, base frame) of a guarded point at the pose set."""

@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 
 from smfp_core.digest import sha256
 from smfp_core.robot import RobotConfig
-from smfp_core.specs import SPATIAL_FIELDS, ActionSpec, ControlAssumptions, ObservationSpec
+from smfp_core.specs import (
+    SCALAR_FIELDS,
+    SPATIAL_FIELDS,
+    ActionSpec,
+    ControlAssumptions,
+    ObservationSpec,
+)
 from smfp_core.strict import ConfigError, from_mapping
 
 SCHEMA = 1
@@ -279,7 +285,7 @@ def _check_consistency(
                 f"expected {len(golden.observation)} rows of {size} values",
             )
     for item in metadata.observation.fields:
-        wanted = 3 if item.name in SPATIAL_FIELDS else n_act
+        wanted = 3 if item.name in SPATIAL_FIELDS else 1 if item.name in SCALAR_FIELDS else n_act
         if item.size != wanted:
             raise PolicyFileError(
                 path,

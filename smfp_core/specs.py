@@ -54,6 +54,11 @@ class ObservationSpec:
         return any(item.name in seen for item in self.fields)
 
     @property
+    def sees_obstacles(self) -> bool:
+        """Whether a field tells of how near the arm is to an obstacle."""
+        return any(item.name.startswith("obstacle_") for item in self.fields)
+
+    @property
     def needs_orientation(self) -> bool:
         """Whether a goal must say how the tool is to be turned, not only where it is to be."""
         return any(item.name in ORIENTATION_FIELDS for item in self.fields)
@@ -62,6 +67,10 @@ class ObservationSpec:
     def size(self) -> int:
         """Length of the observation vector."""
         return sum(item.size for item in self.fields)
+
+    def make_room(self, state: RobotState) -> None:
+        """Have ``state`` hold what is seen of the arm, and no more."""
+        state.make_room(orientation=self.sees_orientation, obstacles=self.sees_obstacles)
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,10 @@ class RobotState:
     ``reference_*`` is the commanded reference, not a measurement. ``tool_position_m`` [3] is the
     forward kinematics of the measured joints in the robot's base frame. ``tool_orientation`` [4]
     (quaternion x, y, z, w) and ``tool_turn_jacobian`` [3, n] (rad/rad) are so too, both None where
-    nobody asks for them. ``object_*`` [3] is an object's centre and its velocity in the base
+    nobody asks for them. ``obstacle_nearness`` [1] is 1 where the arm touches an obstacle of the
+    robot's surroundings and 0 from ``NEAR_OBSTACLE_M`` on, ``obstacle_gradient`` [n] (m/rad) what
+    each joint adds to the least distance, times the nearness; None where nobody asks for them.
+    ``object_*`` [3] is an object's centre and its velocity in the base
     frame; only a task with an object knows them.
     """
 
@@ -160,14 +172,20 @@ class RobotState:
     object_velocity_m_s: FloatArray = field(default_factory=lambda: np.zeros(3))
     tool_orientation: FloatArray | None = None
     tool_turn_jacobian: FloatArray | None = None
+    obstacle_nearness: FloatArray | None = None
+    obstacle_gradient: FloatArray | None = None
 
-    def ask_for_orientation(self, wanted: bool) -> None:
-        """Make room for how the tool is turned, or none, which spares the kinematics the work."""
+    def make_room(self, *, orientation: bool = False, obstacles: bool = False) -> None:
+        """For how the tool is turned and how near obstacles are, or none: that spares the work."""
         n = len(self.joint_position_rad)
-        self.tool_orientation = np.array([0.0, 0.0, 0.0, 1.0]) if wanted else None
-        self.tool_turn_jacobian = np.zeros((3, n)) if wanted else None
+        self.tool_orientation = np.array([0.0, 0.0, 0.0, 1.0]) if orientation else None
+        self.tool_turn_jacobian = np.zeros((3, n)) if orientation else None
+        self.obstacle_nearness = np.zeros(1) if obstacles else None
+        self.obstacle_gradient = np.zeros(n) if obstacles else None
 
 
+# From where on an obstacle is seen.
+NEAR_OBSTACLE_M = 0.2
 # Distance over which "goal_gradient" turns from a direction into an offset, m.
 GOAL_SOFTENING_M = 0.05
 # The same for "goal_step", in joint angle.
@@ -186,6 +204,20 @@ def _goal_gradient(state: RobotState, goal: FloatArray) -> FloatArray:
     offset = goal[:3] - state.tool_position_m
     offset /= math.hypot(*offset.tolist()) + GOAL_SOFTENING_M
     return offset.dot(state.tool_jacobian_m_rad)
+
+
+def _obstacle_nearness(state: RobotState, goal: FloatArray) -> FloatArray:
+    if state.obstacle_nearness is None:
+        raise ValueError("obstacle_nearness: the state does not say how near obstacles are")
+    return state.obstacle_nearness
+
+
+def _obstacle_gradient(state: RobotState, goal: FloatArray) -> FloatArray:
+    """What each joint adds to the distance from the nearest obstacle [n], m/rad, the less the
+    farther it is: where to turn, and how urgently."""
+    if state.obstacle_gradient is None:
+        raise ValueError("obstacle_gradient: the state does not say how near obstacles are")
+    return state.obstacle_gradient
 
 
 def _goal_rotation(state: RobotState, goal: FloatArray) -> FloatArray:
@@ -292,12 +324,15 @@ _SOURCES: dict[str, Callable[[RobotState, FloatArray], FloatArray]] = {
     "object_goal_offset": lambda state, goal: goal[:3] - state.object_position_m,
     "object_approach_step": _approach_step,
     "object_push_step": _push_step,
+    "obstacle_nearness": _obstacle_nearness,
+    "obstacle_gradient": _obstacle_gradient,
 }
-# Those of three values, whatever the arm; the others have one a joint.
+# Those of three values and of one, whatever the arm; the others have one a joint.
 SPATIAL_FIELDS = (
     *("tool_position", "goal_position", "goal_offset", "goal_rotation"),
     *("object_position", "object_velocity", "object_offset", "object_goal_offset"),
 )
+SCALAR_FIELDS = ("obstacle_nearness",)
 # Those that need a goal with an orientation, and a state that says how the tool is turned.
 ORIENTATION_FIELDS = ("goal_rotation", "goal_step")
 # Those that need to know where an object is.

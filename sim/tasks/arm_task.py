@@ -347,8 +347,7 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             np.zeros(3),
             np.zeros((3, len(q))),
         )
-        if self._observation_spec.sees_orientation:
-            self._state.ask_for_orientation(True)
+        self._observation_spec.make_room(self._state)
         self._kinematics.update(self._state)
         self._tool = self._state.tool_position_m
         if self._posed:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """ReachAround: reach with an obstacle of the robot's YAML between the tool and its goal.
 
-Everything is as in reach (``reach.py``), but a goal is drawn until the obstacle stands in the
-straight way to it. The way round is the policy's choice: over the obstacle, behind it or in front
-of it. The reward's distance is that of the shortest way round the obstacle (``way_round.py``) for a
-tool that keeps as far from it as goals do: along the straight line it would pay to wait in front of
-it, along a nearer way the wrist would brush it. Touching the obstacle terminates, as every contact
-does. That comes too late to learn from how near wrist and forearm may pass, so the reward lacks
+Everything is as in reach (``reach.py``), but the policy also sees how near the arm is to the
+obstacle, and a goal is drawn until the obstacle stands in the straight way to it. The way round is
+the policy's choice: over the obstacle, behind it or in front of it. The reward's distance is that
+of the shortest way round the obstacle (``way_round.py``) for a tool that keeps as far from it as
+goals do: along the straight line it would pay to wait in front of it, along a nearer way the wrist
+would brush it. Touching the obstacle terminates, as every contact does. That comes too late to
+learn from how near wrist and forearm may pass, so the reward lacks
 
     0.5 max(0, 1 - c / 0.04)
 
@@ -30,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smfp_core.robot import Obstacle, RobotConfig
-from smfp_core.specs import FloatArray
+from smfp_core.specs import FloatArray, ObservationField, ObservationSpec
 from smfp_core.strict import ConfigError
 from smfp_sim.clearance import ClearanceModel
 from smfp_sim.tasks.arm_task import Motion
@@ -70,10 +71,19 @@ class ReachAroundEnv(ReachEnv):
             )
         self._obstacle = obstacles[0]
         self._clearance = ClearanceModel(self.robot, self.arm.arm.model)
-        geom = self.arm.arm.model.geom(f"obstacle {self._obstacle.name}").id
-        self._guarded = [row for row, pair in enumerate(self._clearance.pairs) if geom in pair]
         self._way = ""
         self._left_before_m = 0.0
+
+    @staticmethod
+    def describe(robot: RobotConfig) -> ObservationSpec:
+        """What ``Reach`` shows, and how near the arm is to the obstacle."""
+        return ObservationSpec(
+            (
+                *ReachEnv.describe(robot).fields,
+                ObservationField("obstacle_nearness", 1, ""),
+                ObservationField("obstacle_gradient", len(robot.joints), "m/rad"),
+            )
+        )
 
     def draw_goal(self, start: FloatArray) -> FloatArray:
         """A goal [3] (m, base frame) with the obstacle before it, seen from the tool's start."""
@@ -112,7 +122,7 @@ class ReachAroundEnv(ReachEnv):
             distance_m=self._left_before_m,
         )
         self._clearance.set_pose(self.arm.joint_position)
-        nearest_m = min(map(self._clearance.distance, self._guarded))
+        nearest_m, _ = self._clearance.nearest_obstacle(_NEAR_M)
         return super().reward(detour) - _NEARNESS_PENALTY * max(0.0, 1.0 - nearest_m / _NEAR_M)
 
     def snapshot(self) -> dict[str, Any]:

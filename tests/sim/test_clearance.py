@@ -18,6 +18,7 @@ from smfp_core.robot import (
     Workspace,
     load_robot,
 )
+from smfp_core.specs import NEAR_OBSTACLE_M, RobotState
 from smfp_sim.arm import ArmModel, Kinematics
 from smfp_sim.clearance import ClearanceModel
 
@@ -242,3 +243,42 @@ def test_a_robot_without_surroundings_watches_all_pairs() -> None:
     bare = dataclasses.replace(ROBOT, surroundings=Surroundings())
     assert len(ClearanceModel(bare).pairs) > len(ClearanceModel(ROBOT).pairs)
     assert ClearanceModel(bare).points == ("tool",)
+
+
+def test_an_obstacle_is_seen_with_its_distance_and_the_derivative_of_it() -> None:
+    robot, rng = load_robot("ur5e_post"), np.random.default_rng(3)
+    clearance, kinematics = ClearanceModel(robot), Kinematics(ArmModel(robot))
+    state = RobotState(*(np.zeros(6) for _ in range(4)), np.zeros(3), np.zeros((3, 6)))
+    state.make_room(obstacles=True)
+    seen = 0
+    for _ in range(200):
+        q = np.array(robot.home_rad) + rng.uniform(-0.8, 0.8, 6)
+        clearance.set_pose(q)
+        nearest = min(clearance.distance(row) for row in clearance.obstacle_rows)
+        state.joint_position_rad[:] = q
+        kinematics.update(state)
+        if nearest >= NEAR_OBSTACLE_M:
+            assert state.obstacle_nearness[0] == 0.0 and not state.obstacle_gradient.any()
+            continue
+        nearness = 1.0 - nearest / NEAR_OBSTACLE_M
+        assert state.obstacle_nearness[0] == pytest.approx(nearness, abs=1e-9)
+        slopes = np.zeros(6)
+        for joint in range(6):
+            ends = []
+            for side in (-1e-4, 1e-4):
+                clearance.set_pose(q + side * np.eye(6)[joint])
+                ends.append(min(clearance.distance(row) for row in clearance.obstacle_rows))
+            slopes[joint] = (ends[1] - ends[0]) / 2e-4
+        if nearest > 0.0:
+            np.testing.assert_allclose(state.obstacle_gradient / nearness, slopes, atol=1e-3)
+            seen += 1
+    assert seen > 20
+
+
+def test_an_arm_without_obstacles_sees_none() -> None:
+    state = RobotState(*(np.zeros(6) for _ in range(4)), np.zeros(3), np.zeros((3, 6)))
+    state.make_room(obstacles=True)
+    Kinematics(ArmModel(ROBOT)).update(state)
+    assert not state.obstacle_nearness.any() and not state.obstacle_gradient.any()
+    state.make_room()
+    assert state.obstacle_nearness is None and state.obstacle_gradient is None

@@ -58,7 +58,7 @@ def test_tool_orientation_and_its_jacobian_are_those_of_finite_turns(
     q = np.random.default_rng(0).uniform(-1.0, 1.0, 6)
     state = RobotState(*(np.zeros(6) for _ in range(4)), np.zeros(3), np.zeros((3, 6)))
     state.joint_position_rad[:] = q
-    state.ask_for_orientation(True)
+    state.make_room(orientation=True)
     kinematics.update(state)
     before = Rotation.from_quat(kinematics.tool_orientation(q))
     np.testing.assert_array_equal(state.tool_orientation, kinematics.tool_orientation(q))
@@ -75,14 +75,14 @@ def test_a_state_that_nobody_asks_for_orientation_has_none(kinematics: Kinematic
         RobotState(*(np.zeros(6) for _ in range(4)), np.zeros(3), np.zeros((3, 6)))
         for _ in range(2)
     )
-    full.ask_for_orientation(True)
+    full.make_room(orientation=True)
     for state in (plain, full):
         kinematics.update(state)
     assert plain.tool_orientation is None and plain.tool_turn_jacobian is None
     # The position and its Jacobian are the same to the bit.
     np.testing.assert_array_equal(plain.tool_jacobian_m_rad, full.tool_jacobian_m_rad)
     np.testing.assert_array_equal(plain.tool_position_m, full.tool_position_m)
-    full.ask_for_orientation(False)
+    full.make_room()
     assert full.tool_orientation is None and full.tool_turn_jacobian is None
 
 
@@ -132,7 +132,7 @@ def test_goals_have_joint_positions_within_the_limits(kinematics: Kinematics) ->
     low, high = robot.limits.position_min, robot.limits.position_max
     starts = np.array([joint.start_rad for joint in robot.joints])
     state = RobotState(*(np.zeros(6) for _ in range(4)), np.zeros(3), np.zeros((3, 6)))
-    state.ask_for_orientation(True)
+    state.make_room(orientation=True)
     spec = ReachPoseEnv.describe(robot)
 
     def solved(goal: np.ndarray) -> bool:

@@ -140,7 +140,7 @@ class ControlLoop:
             np.zeros(3),
             np.zeros((3, n)),
         )
-        self._robot_state.ask_for_orientation(runner.needs_orientation)
+        runner.policy.observation.make_room(self._robot_state)
         self._runner = self._next_runner = runner
         self.reader.velocity_filter_s = runner.velocity_filter_s
         self._goal: FloatArray | None = None
@@ -443,7 +443,7 @@ class ControlLoop:
     def _take_runner(self) -> None:
         runner = self._next_runner
         self.reader.velocity_filter_s = runner.velocity_filter_s
-        self._robot_state.ask_for_orientation(runner.needs_orientation)
+        runner.policy.observation.make_room(self._robot_state)
         self._runner = runner
 
     def _state(self) -> LoopState:

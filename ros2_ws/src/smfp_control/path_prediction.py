@@ -38,7 +38,7 @@ class PathPrediction:
         self._state = RobotState(
             position, velocity, position, velocity, np.zeros(3), np.zeros((3, n))
         )
-        self._state.ask_for_orientation(self._runner.needs_orientation)
+        policy.observation.make_room(self._state)
 
     def path(
         self, position: FloatArray, velocity: FloatArray, goal: FloatArray, horizon_s: float
