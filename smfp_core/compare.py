@@ -2,7 +2,8 @@
 """Compare agents: python -m smfp_core.compare --config config/compare/smoke.yaml
 
 Tasks x agents x seeds, each run a process of its own. The same call goes on after any stop: runs
-that finished are skipped, others resumed. Exit status 1 if a run failed, 130 if interrupted.
+that finished are skipped, others resumed; with more ``steps`` it goes on from where they ended.
+Exit status 1 if a run failed, 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ def record(arguments: Arguments, summary: dict[str, Any], outcomes: list[Outcome
             "state": o.state,
             "wall_s": o.wall_s,
             "last_lines": o.last_lines,
+            "watched": results.last_watched(o.run),
         }
         for o in outcomes
     ]

@@ -114,8 +114,8 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it has come to its end, in this call or an earlier one."""
-        return (self.folder / _FINISHED).exists()
+        """Whether it has come to its end, in this call or an earlier one of as many steps."""
+        return (self.folder / _FINISHED).exists() and self._before() == self.settings
 
     def mark_finished(self) -> None:
         """Have later calls skip it."""
@@ -129,20 +129,22 @@ class Run:
     def arguments(self) -> list[str]:
         """What python is to run, to begin or to go on."""
         if self.started:
-            return ["-m", self.module, "--resume", str(self.folder)]
+            steps = str(self.settings["steps"])
+            return ["-m", self.module, "--resume", str(self.folder), "--steps", steps]
         settings = str(self.folder / _SETTINGS)
         return ["-m", self.module, "--config", settings, "--run-dir", str(self.folder)]
 
     def check(self) -> None:
-        """Make sure that the folder is new, or holds this run.
+        """Make sure that the folder is new, or holds this run, or its first steps.
 
         Raises:
-            ConfigError: it holds a run of another configuration.
+            ConfigError: it holds a run of another configuration, or of more steps.
         """
-        path = self.folder / _SETTINGS
-        if not path.exists():
+        before = self._before()
+        if before is None:
             return
-        before = load_yaml(path)
+        if before.get("steps", 0) < self.settings["steps"]:
+            before |= {"steps": self.settings["steps"]}
         for name in {**before, **self.settings}:
             if before.get(name) != self.settings.get(name):
                 raise ConfigError(
@@ -153,7 +155,14 @@ class Run:
     def prepare(self) -> None:
         """Make the folder and write the configuration into it."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self._before() != self.settings:
+            (self.folder / _FINISHED).unlink(missing_ok=True)
         write_atomically(self.folder / _SETTINGS, yaml.safe_dump(self.settings, sort_keys=False))
+
+    def _before(self) -> dict[str, Any] | None:
+        """The configuration in the folder; None where it is new."""
+        path = self.folder / _SETTINGS
+        return load_yaml(path) if path.exists() else None
 
 
 def plan(path: Path, out: Path) -> list[Run]:

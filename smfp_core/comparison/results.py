@@ -47,6 +47,16 @@ def collect(runs: Iterable[Run]) -> list[Row]:
     return rows
 
 
+def last_watched(run: Run) -> dict[str, float]:
+    """What the training logged last of its health (docs/algorithm.md), without empty columns."""
+    path = run.folder / "train.csv"
+    if not path.exists():  # a peer's run
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if None not in line.values()]
+    return {name: float(value) for name, value in lines[-1].items() if value} if lines else {}
+
+
 def write(path: Path, rows: Iterable[Row]) -> None:
     """Write them so that ``read`` gives the same numbers back."""
     text = io.StringIO()

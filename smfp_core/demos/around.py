@@ -68,7 +68,7 @@ class Arguments:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds."""
     steps: int | None = None
-    """Environment steps of each run, if not those of the configuration."""
+    """Environment steps of each run, if not those of the configuration; a shorter run goes on."""
     starts: int = 50
     """Starts from which sampled episodes are counted."""
     repeats: int = 4
@@ -88,9 +88,9 @@ def train(arguments: Arguments, agent: str, seed: int) -> Path:
         command += ["--resume", str(folder)]
     else:
         fields = ["--agent", name, "--seed", str(seed)]
-        fields += ["--steps", str(arguments.steps)] if arguments.steps else []
         fields += ["--entropy", entropy] if entropy else []
         command += ["--config", str(arguments.config), "--run-dir", str(folder), *fields]
+    command += ["--steps", str(arguments.steps)] if arguments.steps else []
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 

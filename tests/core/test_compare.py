@@ -129,6 +129,14 @@ def test_failing_run_is_reported_with_its_last_words_and_the_others_are_kept(unb
     }
 
 
+def test_json_has_what_each_run_watched_at_its_end(unbroken: Path):
+    runs = json.loads((unbroken / "compare.json").read_text())["runs"]
+    watched = {(run["task"], run["agent"]): run["watched"] for run in runs}
+    assert watched["Pendulum-v1", "smfp"]["step"] == 400
+    assert watched["Pendulum-v1", "smfp"]["mean_spread"] > 0.0
+    assert watched["Pendulum-v1", "random"] == {}
+
+
 def test_results_hold_every_evaluation_with_its_protocol(unbroken: Path):
     rows = results.read(unbroken / "out" / "results.csv")
     assert [(r.agent, r.step, r.protocol) for r in rows] == [
@@ -193,9 +201,24 @@ def test_ray_runs_what_is_left(unbroken: Path, tmp_path: Path):
 def test_finished_run_of_another_configuration_is_neither_kept_nor_overwritten(
     unbroken: Path, tmp_path: Path
 ):
-    path = write_config(tmp_path, steps=700)
-    with pytest.raises(ConfigError, match="holds a run with steps = 400, now 700"):
-        plan(path, unbroken / "out")
+    for change, text in (
+        ({"steps": 300}, "holds a run with steps = 400, now 300"),
+        ({"steps": 700, "eval_every": 100}, "holds a run with eval_every = 200, now 100"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            plan(write_config(tmp_path, **change), unbroken / "out")
+
+
+def test_comparison_of_more_steps_goes_on_from_where_its_runs_ended(unbroken: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    for steps in (200, 400):
+        config = write_config(tmp_path, tasks=["Pendulum-v1"], steps=steps)
+        result = call("--config", config, "--out", out, "--workers", "1")
+        assert result.returncode == 0, result.stderr
+        assert "finished: Pendulum-v1 smfp seed 1" in result.stderr
+    assert numbers(out / "results.csv") == numbers(unbroken / "out" / "results.csv")
+    run = out / "Pendulum-v1" / "smfp" / "seed_1"
+    assert len(json.loads((run / "provenance.json").read_text())["resumed_by"]) == 1
 
 
 def test_report_is_made_anew_from_the_table_alone(unbroken: Path, tmp_path: Path):
