@@ -71,17 +71,16 @@ class TrainConfig:
     flow_steps: int = 10
     """Network evaluations of one sample of ``flow``."""
     loss_candidates: int = 4
-    """K: noise draws in the entropy estimate, and candidates of pi_k: the mirror step weighs them,
-    TD targets take the best of them by Q."""
+    """K: noise draws in the entropy estimate, and candidates of pi_k for the mirror step."""
     density_draws: int = 0
     """Draws that the candidates' density is estimated from, where more than K; few overrate rare
     modes."""
     act_candidates: int = 8
-    """Actions drawn when collecting; the best by Q is taken."""
-    mirror_weight: float = 0.3
-    """lambda: weight of the mirror-descent regression. L_SAC is taken in units of the mean |Q|, of
-    which one action changes a few percent: much more, and the regression onto the previous policy
-    holds the actor back."""
+    """Actions drawn when collecting; the best by Q is taken. TD targets take the best of half as
+    many of the K candidates: of one, if this is 2 or less."""
+    mirror_weight: float = 3.0
+    """lambda: weight of the mirror-descent regression, in the unit alpha + beta: far more, and it
+    holds the policy wider than the temperature asks for."""
     mirror_step: float = 1.0
     """Temperature of the mirror step in units of the candidates' spread in Q."""
     previous_rate: float = 0.005

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The actor's objective, ``L = L_SAC + lambda L_Mirror + bound penalty``, as one pure function.
+"""The actor's objective, as one pure function.
+
+    L = (L_SAC + lambda (alpha + beta) L_Mirror) / |Q| + bound penalty
+
+As ``E_pi[Q] + alpha H(pi) - beta KL(pi || pi_k)`` is ``-(alpha + beta) KL(pi || pi_k+1)`` plus a
+constant, alpha + beta is the unit in which a step towards pi_k+1 weighs as much as L_SAC does.
 
 All randomness comes in as ``ActorNoise`` and nothing depends on values in Python, so that the
 function can be repeated, differentiated with ``torch.func``, vectorised and compiled as one graph.
@@ -44,8 +49,8 @@ class ActorOptions:
     """Whether the regression takes the expected velocity, see ``meanflow.mean_velocity``."""
     weight_power: float = 0.2
     """Power of the regression's weight; 0 for the plain square."""
-    mirror_weight: float = 0.3
-    """lambda: weight of L_Mirror."""
+    mirror_weight: float = 3.0
+    """lambda: weight of L_Mirror in the unit alpha + beta, as L_SAC is in that of Q."""
     mirror_step: float = 1.0
     """alpha + beta in units of the candidates' spread in Q - alpha log pi."""
     bound_penalty: float = 1.0
@@ -201,7 +206,8 @@ def actor_objective(
 
     if options.mirror:
         mirror_loss, watched = _mirror(actor, proposals, alpha, noise, options)
-        loss = loss + options.mirror_weight * mirror_loss
+        unit = (alpha + watched["beta"]) / scale.clamp_min(1e-3)
+        loss = loss + options.mirror_weight * unit * mirror_loss
         metrics |= watched
     return loss, {name: value.detach() for name, value in metrics.items()}
 

@@ -4,7 +4,7 @@
 One update, top to bottom in ``SmfpAgent.learn``:
 
     critics      y = R + bootstrap (min_i Q'_i(s', a') - alpha log pi(a'|s'))
-    actor        L = L_SAC + lambda L_Mirror + bound penalty         (smfp_core/objective.py)
+    actor        L = L_SAC + lambda (alpha + beta) L_Mirror + bound penalty      (objective.py)
     temperature  alpha moves the policy's entropy to its target
 """
 
@@ -76,8 +76,8 @@ class SmfpAgent(Agent):
             self.options,
         )
 
-        # Critics: the next action is the best of the candidates.
-        best = proposals.q.argmax(-1, keepdim=True)
+        # Critics: the next action is the best of half as many candidates as are drawn to act.
+        best = proposals.q[:, : max(1, self.config.act_candidates // 2)].argmax(-1, keepdim=True)
         new, metrics = self.td.learn(
             state,
             batch,
@@ -88,7 +88,7 @@ class SmfpAgent(Agent):
         if not with_actor:
             return new, metrics
 
-        # Actor: L = L_SAC + lambda L_Mirror + bound penalty, with the critics just learned.
+        # Actor: L_SAC and L_Mirror, with the critics just learned.
         value = self.td.value(state | new)
 
         def loss_of(vector: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

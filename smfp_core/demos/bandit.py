@@ -72,8 +72,6 @@ OPTIONS = ActorOptions(
     paths=4,
     mean_velocity=True,
     weight_power=0.0,
-    # L_SAC is divided by the mean of |Q|, which here is small, as Q is near 0 at the optima.
-    mirror_weight=15.0,
 )
 AGENTS = {
     "smfp": OPTIONS,

@@ -9,6 +9,7 @@ import torch
 from smfp_core.agents import AGENTS, Agent, make_agent
 from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.config import TrainConfig
+from smfp_core.objective import Proposals, propose
 from smfp_core.replay import Batch
 
 CONFIG = TrainConfig(
@@ -70,7 +71,7 @@ def test_policy_moves_to_the_better_actions(change: dict[str, Any]):
     agent = make(**change)
     rng = np.random.default_rng(0)
     best = np.array([0.5, -0.3], np.float32)
-    for _ in range(350):
+    for _ in range(500):
         batch = make_batch(rng, 0.0, 0.0)
         reward = -(batch.action - torch.from_numpy(best)).square().sum(-1)
         metrics = agent.update(batch._replace(reward=reward))
@@ -100,6 +101,29 @@ def test_previous_actor_and_target_critics_follow_slowly():
     moved = agent.state["actor"] - start
     followed = agent.state["previous_actor"] - start
     torch.testing.assert_close(followed, CONFIG.previous_rate * moved, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(("act_candidates", "looked_at"), [(1, 1), (2, 1), (4, 2), (8, 4), (99, 4)])
+def test_targets_take_the_best_of_half_as_many_candidates_as_are_drawn_to_act(
+    act_candidates: int, looked_at: int, monkeypatch: pytest.MonkeyPatch
+):
+    config = dataclasses.replace(CONFIG, act_candidates=act_candidates, loss_candidates=4)
+    agent = SmfpAgent(config, 2, 2)
+    seen: dict[str, torch.Tensor] = {}
+
+    def remember(*args: Any, **kwargs: Any) -> Proposals:
+        seen["q"] = (proposals := propose(*args, **kwargs)).q
+        return proposals
+
+    def learn(*args: Any, next_q: torch.Tensor, **kwargs: Any) -> Any:
+        seen["next_q"] = next_q
+        return original(*args, next_q=next_q, **kwargs)
+
+    original = agent.td.learn
+    monkeypatch.setattr("smfp_core.agents.smfp.propose", remember)
+    monkeypatch.setattr(agent.td, "learn", learn)
+    agent.update(make_batch(np.random.default_rng(0), 1.0, 0.9))
+    torch.testing.assert_close(seen["next_q"], seen["q"][:, :looked_at].amax(-1))
 
 
 @pytest.mark.parametrize("name", sorted({*AGENTS} - {"crossq"}))  # BatchRenorm sees all states

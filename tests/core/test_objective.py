@@ -117,10 +117,38 @@ def test_options_of_the_first_version_give_the_equations_written_out():
     action = means[:, :1] + actor.log_std(observation).exp().unsqueeze(1) * noise.action
     log_prob = policy_log_prob(action, means, actor.log_std(observation), "marginal")
     value = value_of(observation, action.clamp(-1, 1))
-    soft = (0.3 * log_prob - value).mean() / value.abs().mean()
+    soft = (0.3 * log_prob - value).mean()
+    mirror = 2.0 * (0.3 + metrics["beta"]) * metrics["mirror_loss"]
     bound = (means.abs() - 1).clamp_min(0).square().sum(-1).mean()
-    torch.testing.assert_close(loss, soft + 2.0 * metrics["mirror_loss"] + bound)
+    torch.testing.assert_close(loss, (soft + mirror) / value.abs().mean() + bound)
     torch.testing.assert_close(metrics["q_scale"], value.abs().mean())
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(10.0, 0.0), (1.0, 50.0)])
+def test_the_balance_of_both_terms_is_that_of_any_scale_and_offset_of_q(
+    gain: float, offset: float
+) -> None:
+    actor = MeanFlowActor(3, 2, (16, 16))
+    observation, options = torch.randn(32, 3), ActorOptions(bound_penalty=0.0)
+    noise = ActorNoise.draw(32, 2, options)
+
+    def direction(gain: float, offset: float) -> Tensor:
+        loss, _ = objective(
+            actor,
+            copy.deepcopy(actor),
+            observation,
+            lambda states, actions: gain * value_of(states, actions) + offset,
+            0.3 * gain,
+            torch.zeros(()),
+            noise,
+            options,
+        )
+        gradient = torch.cat(
+            [part.flatten() for part in torch.autograd.grad(loss, list(actor.parameters()))]
+        )
+        return gradient / gradient.norm()
+
+    torch.testing.assert_close(direction(gain, offset), direction(1.0, 0.0), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("options", [ActorOptions(), RICH], ids=["first", "rich"])
