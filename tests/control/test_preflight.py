@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 
-from smfp_control.isolation import DomainReservation, stop_children
+from smfp_control.isolation import Child, DomainReservation, stop_children
 from smfp_core.robot import RobotConfig, load_robot
 
 pytestmark = pytest.mark.process
@@ -31,7 +32,7 @@ PATIENT = ("--state-timeout", "2.0", "--duration", "1.5", "--rate", str(RATE_HZ)
 CHECKS = [
     *("policy file", "joint states", "joint states QoS", "joint names", "velocities"),
     *("state rate", "state gaps", "clock offset", "pose in limits", "collision", "at rest"),
-    *("command topic", "command QoS", "controller", "other commands"),
+    *("command topic", "command QoS", "controller", "other commands", "policy node"),
 ]
 
 
@@ -43,6 +44,7 @@ class Stage:
         self.domain_id = self._reservation.domain_id
         self._folder, self._policy = folder, policy
         self.drivers: list[DriverProcess] = []
+        self.nodes: list[Child] = []
         self.rows: dict[str, dict[str, str]] = {}
         self.output = ""
 
@@ -50,6 +52,19 @@ class Stage:
         """Start a driver."""
         self.drivers.append(DriverProcess(self._folder, self.domain_id, *options))
         return self.drivers[-1]
+
+    def policy_node(self, **change: str) -> None:
+        """Start the node that ``preflight`` without options is about, but for ``change``."""
+        same = {"robot": "ur5e", "policy_path": str(self._policy), "state_timeout_s": "1.0"}
+        same |= {"control_rate_hz": str(RATE_HZ)}
+        arguments = [f"{name}:={value}" for name, value in (same | change).items()]
+        self.nodes.append(
+            Child(
+                "smfp_control.policy_node",
+                ["--ros-args", *(word for text in arguments for word in ("-p", text))],
+                {"ROS_DOMAIN_ID": str(self.domain_id)},
+            )
+        )
 
     def preflight(self, *options: str) -> int:
         """Run the command; its exit status. The rows are kept."""
@@ -90,7 +105,7 @@ def slow_policy(path: Path, robot: RobotConfig, name: str | None = None) -> Path
 def stage(local_ros: None, tmp_path: Path, robot: RobotConfig) -> Iterator[Stage]:
     stage = Stage(tmp_path, slow_policy(tmp_path / "slow.onnx", robot))
     yield stage
-    stop_children([driver.child for driver in stage.drivers], patience_s=5.0)
+    stop_children([*stage.nodes, *(driver.child for driver in stage.drivers)], patience_s=5.0)
 
 
 @pytest.fixture
@@ -206,6 +221,31 @@ def test_two_of_anything_are_a_no_go(
     # A policy node that is configured already is the one that is to command.
     assert "/jogger" in refused["other commands"]
     assert "policy_node" not in refused["other commands"]
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "found"),
+    [
+        ({}, "go", "what was checked"),
+        ({"lockstep": "true"}, "no-go", "lockstep"),
+        (
+            {"policy_path": "ur5e_push", "command_topic": "arm/commands"},
+            "no-go",
+            "policy_path ur5e_push, not .*; command_topic arm/commands, not forward_position",
+        ),
+    ],
+    ids=["same", "lockstep", "others"],
+)
+def test_a_policy_node_has_to_do_what_was_checked(
+    stage: Stage, change: dict[str, str], verdict: str, found: str
+) -> None:
+    stage.driver()
+    stage.policy_node(**change)
+    assert stage.preflight("--state-timeout", "1.0") == (0 if verdict == "go" else 1)
+    row = stage.rows["policy node"]
+    assert row["verdict"] == verdict
+    assert re.search(found, row["found"])
+    assert set(stage.refused()) <= {"policy node"}
 
 
 def test_another_robots_policy_and_another_kind_of_controller_are_a_no_go(

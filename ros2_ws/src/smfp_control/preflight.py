@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -55,6 +56,7 @@ from smfp_control.preflight_checks import (
     check_states,
 )
 from smfp_control.preflight_commands import check_commands
+from smfp_control.preflight_node import NODE_PARAMETERS, check_node
 from smfp_control.process import interruptible
 from smfp_core.atomic import write_atomically
 from smfp_core.policy_file import PolicyFileError
@@ -137,7 +139,8 @@ class Observer:
                 _endpoint(end, _stated(COMMAND_QOS), end.qos_profile) for end in subscribers
             ],
             foreign_publishers=self._foreign_publishers(),
-            controller=self._ask(_full_name(takers[0])) if len(takers) == 1 else None,
+            controller=self._controller(_full_name(takers[0])) if len(takers) == 1 else None,
+            policy_node=self._policy_node(),
         )
 
     def _type_name(self) -> str:
@@ -167,25 +170,32 @@ class Observer:
             found += [(topic, name) for name in names]
         return found
 
-    def _ask(self, name: str) -> Controller:
-        """Read the controller's parameters ``joints`` and ``interface_name``."""
+    def _controller(self, name: str) -> Controller:
+        values = self._ask(name, ("joints", "interface_name"))
+        return Controller(tuple(values.get("joints") or ()), values.get("interface_name") or "")
+
+    def _policy_node(self) -> dict[str, Any] | None:
+        namespace = self._node.get_namespace()
+        if (_POLICY_NODE, namespace) not in self._node.get_node_names_and_namespaces():
+            return None
+        return self._ask(f"{namespace.rstrip('/')}/{_POLICY_NODE}", NODE_PARAMETERS)
+
+    def _ask(self, name: str, parameters: Sequence[str]) -> dict[str, Any]:
+        """Parameters of a node; nothing if it does not answer, or lacks one of them."""
         client = self._node.create_client(GetParameters, f"{name}/get_parameters")
         deadline = time.monotonic() + _ANSWER_S
         while not client.service_is_ready() and time.monotonic() < deadline:
             self._executor.spin_once(_POLL_S)
         if not client.service_is_ready():
-            return Controller()
-        future = client.call_async(GetParameters.Request(names=["joints", "interface_name"]))
+            return {}
+        future = client.call_async(GetParameters.Request(names=list(parameters)))
         while not future.done() and time.monotonic() < deadline:
             self._executor.spin_once(_POLL_S)
         # A node without one of them answers with an empty list, or with "not set".
-        values = (
-            [parameter_value_to_python(v) for v in future.result().values]
-            if (future.done())
-            else []
-        )
-        joints, interface = values if len(values) == 2 else (None, None)
-        return Controller(tuple(joints or ()), interface or "")
+        values = future.result().values if future.done() else []
+        if len(values) != len(parameters):
+            return {}
+        return dict(zip(parameters, map(parameter_value_to_python, values), strict=True))
 
 
 def _full_name(end: TopicEndpointInfo) -> str:
@@ -222,8 +232,20 @@ def inspect(options: argparse.Namespace) -> list[Row]:
         robot = dataclasses.replace(robot, control_rate_hz=options.rate)
     ArmModel(robot)
     interface: CommandInterface = options.command_interface or robot.command_interface
+    checked = _filled(
+        robot,
+        {
+            "robot": options.robot,
+            "policy_path": options.policy,
+            "command_interface": interface,
+            "joint_states_topic": options.joint_states_topic,
+            "command_topic": options.command_topic,
+            "control_rate_hz": robot.control_rate_hz,
+            "state_timeout_s": options.state_timeout,
+        },
+    )
     policy, row = check_policy(
-        lambda: load_policy(options.policy or f"{robot.name}_reach", robot),
+        lambda: load_policy(checked["policy_path"], robot),
         (PolicyFileError, ParameterError),
     )
     observer = Observer(robot, options, interface)
@@ -235,7 +257,21 @@ def inspect(options: argparse.Namespace) -> list[Row]:
         row,
         *check_states(robot, observed, policy, options.state_timeout),
         *check_commands(robot, observed, interface),
+        check_node(checked, observed.policy_node and _filled(robot, observed.policy_node)),
     ]
+
+
+def _filled(robot: RobotConfig, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with what the node takes for those that are empty, or 0."""
+    interface = parameters["command_interface"] or robot.command_interface
+    defaults = {
+        "policy_path": f"{robot.name}_reach",
+        "command_interface": interface,
+        "joint_states_topic": robot.topics.joint_states,
+        "command_topic": getattr(robot.topics, interface),
+        "control_rate_hz": robot.control_rate_hz,
+    }
+    return {name: value or defaults.get(name) for name, value in parameters.items()}
 
 
 def report(options: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ No ROS in here: :mod:`smfp_control.preflight` collects what is seen on the topic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,8 @@ class Observed:
         states: (system time of reception in ns, message) of every joint state, in order.
         state_publishers, command_subscribers: endpoints of the two topics.
         foreign_publishers: (topic, node) of others that publish commands to this arm.
+        policy_node: its parameters of ``NODE_PARAMETERS``; None: it is not there, empty: it does
+            not tell.
     """
 
     joint_states_topic: str
@@ -77,6 +79,7 @@ class Observed:
     command_subscribers: Sequence[Endpoint] = ()
     foreign_publishers: Sequence[tuple[str, str]] = ()
     controller: Controller | None = None
+    policy_node: Mapping[str, Any] | None = None
 
 
 @dataclass
