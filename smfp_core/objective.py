@@ -188,7 +188,8 @@ def actor_objective(
     with torch.no_grad():
         size = value.abs().mean()
         scale = torch.where(q_scale > 0, torch.lerp(q_scale, size, Q_SCALE_RATE), size)
-    sac_loss = (alpha * log_prob - value).mean() / scale.clamp_min(1e-3)
+        divisor = scale.clamp_min(1e-3)
+    sac_loss = (alpha * log_prob - value).mean() / divisor
 
     outside = (means.abs() - 1.0).clamp_min(0.0)
     bound_loss = outside.square().sum(-1).mean()
@@ -206,7 +207,7 @@ def actor_objective(
 
     if options.mirror:
         mirror_loss, watched = _mirror(actor, proposals, alpha, noise, options)
-        unit = (alpha + watched["beta"]) / scale.clamp_min(1e-3)
+        unit = (alpha + watched["beta"]) / divisor
         loss = loss + options.mirror_weight * unit * mirror_loss
         metrics |= watched
     return loss, {name: value.detach() for name, value in metrics.items()}

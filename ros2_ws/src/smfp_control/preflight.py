@@ -83,25 +83,23 @@ class Observer:
     """Watches the topics of one arm through a node of its own.
 
     Args:
-        robot: gives the topics, where ``options`` do not.
-        options: of the command line.
-        interface: of the controller that is to take the commands.
+        robot: gives the topics of all its controllers.
+        namespace: of the policy node.
+        checked: names the topics, and the interface of the controller that is to take the commands.
     """
 
-    def __init__(
-        self, robot: RobotConfig, options: argparse.Namespace, interface: CommandInterface
-    ) -> None:
-        self._node = Node("preflight", namespace=options.namespace)
+    def __init__(self, robot: RobotConfig, namespace: str, checked: Mapping[str, Any]) -> None:
+        self._node = Node("preflight", namespace=namespace)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         resolve = self._node.resolve_topic_name
-        self._states_topic = resolve(options.joint_states_topic or robot.topics.joint_states)
-        self._command_topic = resolve(options.command_topic or getattr(robot.topics, interface))
+        self._states_topic = resolve(checked["joint_states_topic"])
+        self._command_topic = resolve(checked["command_topic"])
         self._all_command_topics = {
             self._command_topic,
             *(resolve(getattr(robot.topics, name)) for name in get_args(CommandInterface)),
         }
-        self._message_type = command_type(interface)
+        self._message_type = command_type(checked["command_interface"])
         self._subscription, _ = create_polled_subscription(
             self._node, JointState, self._states_topic, _STATE_QOS
         )
@@ -231,13 +229,12 @@ def inspect(options: argparse.Namespace) -> list[Row]:
     if options.rate:
         robot = dataclasses.replace(robot, control_rate_hz=options.rate)
     ArmModel(robot)
-    interface: CommandInterface = options.command_interface or robot.command_interface
     checked = _filled(
         robot,
         {
             "robot": options.robot,
             "policy_path": options.policy,
-            "command_interface": interface,
+            "command_interface": options.command_interface,
             "joint_states_topic": options.joint_states_topic,
             "command_topic": options.command_topic,
             "control_rate_hz": robot.control_rate_hz,
@@ -248,7 +245,7 @@ def inspect(options: argparse.Namespace) -> list[Row]:
         lambda: load_policy(checked["policy_path"], robot),
         (PolicyFileError, ParameterError),
     )
-    observer = Observer(robot, options, interface)
+    observer = Observer(robot, options.namespace, checked)
     try:
         observed = observer.observe(options.wait, options.duration)
     finally:
@@ -256,7 +253,7 @@ def inspect(options: argparse.Namespace) -> list[Row]:
     return [
         row,
         *check_states(robot, observed, policy, options.state_timeout),
-        *check_commands(robot, observed, interface),
+        *check_commands(robot, observed, checked["command_interface"]),
         check_node(checked, observed.policy_node and _filled(robot, observed.policy_node)),
     ]
 
