@@ -30,6 +30,7 @@ import torch
 from smfp_core.agents import make_agent
 from smfp_core.atomic import write_atomically
 from smfp_core.config import TrainConfig
+from smfp_core.process import set_up_training_process
 from smfp_core.provenance import here
 from smfp_core.replay import Batch, ReplayBuffer
 from smfp_core.seeds import stacked
@@ -193,7 +194,7 @@ def main() -> None:
         "--largest-buffer", type=int, default=10**7, help="transitions (default ten millions)"
     )
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    set_up_training_process()
     load_before = round(os.getloadavg()[0], 2)
     calls = contenders(given.largest_buffer)
     for call in calls.values():

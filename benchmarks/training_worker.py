@@ -29,10 +29,11 @@ class Ours:
         import torch
 
         from smfp_core.config import TrainConfig
+        from smfp_core.process import set_up_training_process
         from smfp_core.progress import RunLog
         from smfp_core.trainer import Trainer
 
-        torch.set_num_threads(1)
+        set_up_training_process()
         self._torch = torch
         config = TrainConfig(
             env_id=task, steps=10**6, warmup_steps=_WARMUP, replay_capacity=100_000, **fields

@@ -99,7 +99,8 @@ class TrainConfig:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where updates are computed; collecting and evaluating act on the CPU's copy."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the matrix products; weights, sums and the optimiser stay in float32."""
+    """Precision of the matrix products; weights, sums and the optimiser stay in float32. bfloat16
+    is for CPUs that multiply it in hardware (AVX512-BF16, AMX, or BF16 of Arm)."""
     eval_every: int = 5_000
     """Steps between evaluations."""
     eval_episodes: int = 10

@@ -25,7 +25,7 @@ class _EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, 1, n_out).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+        return torch.bmm(x, self.weight) + self.bias
 
 
 class Critics(nn.Module):

@@ -16,12 +16,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-import torch
 import tyro
 import yaml
 
 from smfp_core.atomic import write_atomically
 from smfp_core.config import TrainConfig, load_config
+from smfp_core.process import set_up_training_process
 from smfp_core.progress import RunLog
 from smfp_core.provenance import keep_provenance
 from smfp_core.seeds import SeedTrainer
@@ -96,9 +96,7 @@ def prepare(config: TrainConfig, folder: Path, resume: bool) -> Trainer:
 
 def main() -> None:
     """Entry point of ``python -m smfp_core.train``."""
-    # Small networks: a second thread gains little, and its spinning stalls when anything else
-    # runs. One thread also makes sums, and so runs, repeatable to the bit.
-    torch.set_num_threads(1)
+    set_up_training_process()
     try:
         runs, resume = parse_arguments(sys.argv[1:])
         trainers = [prepare(config, folder, resume) for config, folder in runs]

@@ -52,6 +52,7 @@ class Agent(ABC):
         self.td: TdLearner
         self.policy_delay = config.policy_delay or self.POLICY_DELAY
         self.device = device_of(config)
+        warn_of_slow_precision(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             initial = self.build()
@@ -234,6 +235,19 @@ class Agent(ABC):
         self.normalizer.load_state_dict(under(tensors, "normalizer"))
         self.generator.set_state(tensors["generator"])
         self.updates = int(tensors["updates"])
+
+
+def warn_of_slow_precision(config: TrainConfig) -> None:
+    """Say so where bfloat16 would cost time rather than save it."""
+    if config.precision != "bfloat16" or config.device != "cpu":
+        return
+    able = torch.cpu.get_capabilities()
+    if not any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
+        warnings.warn(
+            "precision: this CPU multiplies bfloat16 in software, slower than float32; "
+            "set precision: float32",
+            stacklevel=2,
+        )
 
 
 def device_of(config: TrainConfig) -> torch.device:

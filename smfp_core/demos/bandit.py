@@ -37,6 +37,7 @@ from smfp_core.demos.bandit_report import Row, console_table, draw_figure, markd
 from smfp_core.meanflow import MeanFlowActor
 from smfp_core.network import Network, Vectors, adam, adam_slots
 from smfp_core.objective import ActorNoise, ActorOptions, actor_objective, propose
+from smfp_core.process import set_up_training_process
 from smfp_core.provenance import here
 from smfp_core.strict import to_mapping
 
@@ -279,7 +280,7 @@ def run(arguments: Arguments, console: Console) -> Iterator[list[Row]]:
 
 
 def main(arguments: Arguments) -> None:
-    torch.set_num_threads(1)
+    set_up_training_process()
     console = Console(stderr=True)
     provenance = here("smfp_core.demos.bandit")
     arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -174,6 +174,25 @@ def test_compiled_update_gives_the_losses_of_the_plain_one(name: str):
             torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_bfloat16_products_stay_near_float32_and_what_is_learned_in_float32(name: str):
+    plain, mixed = make(name), make(name, precision="bfloat16")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        batch = make_batch(rng, rng.standard_normal(64), 0.9)
+        expected, got = plain.update(batch), mixed.update(batch)
+    # bfloat16 has 8 bits of precision: equal to float32 would mean that nothing was rounded.
+    assert got["critic_loss"] != expected["critic_loss"]
+    torch.testing.assert_close(got["critic_loss"], expected["critic_loss"], rtol=0.1, atol=0.0)
+    assert all(value.dtype == torch.float32 for value in mixed.state.values())
+
+
+def test_bfloat16_without_hardware_for_it_is_announced(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with pytest.warns(UserWarning, match="precision: this CPU multiplies bfloat16 in software"):
+        make("smfp", precision="bfloat16")
+
+
 def test_missing_compiler_is_announced_and_training_goes_on(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
