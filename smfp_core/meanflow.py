@@ -53,6 +53,10 @@ class MeanFlowActor(nn.Module):
         self.out = nn.Linear(hidden[-1], n_act)
         self.log_std_in = nn.Linear(n_obs, hidden[0] // 4)
         self.log_std_out = nn.Linear(hidden[0] // 4, n_act)
+        # Gain of a rectifier: with torch's default the hidden units start small, where SiLU is all
+        # but linear.
+        for layer in (self.observation_in, *self.hidden, self.log_std_in):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         # g starts close to its skip connection z, so that the first policy covers the box.
         for layer in (self.out, self.log_std_out):
             nn.init.uniform_(layer.weight, -1e-2, 1e-2)
