@@ -38,15 +38,17 @@ def masses(agent: str, updates: int) -> torch.Tensor:
 
 def test_marginal_entropy_and_mirror_descent_hold_both_optima():
     found = masses("smfp", 800)
-    assert found.min() > 0.15
-    assert (found - torch.tensor([0.4, 0.6])).abs().max() < 0.25
+    assert (found - torch.tensor([0.4, 0.6])).abs().max() < 0.15
 
 
-@pytest.mark.parametrize(("agent", "updates"), [("conditional", 800), ("no-mirror", 300)])
-def test_without_either_the_smaller_optimum_fades(agent: str, updates: int):
-    found = masses(agent, updates)
+def test_with_the_conditional_entropy_the_smaller_optimum_fades():
+    found = masses("conditional", 1400)
     assert found[:, 0].max() < 0.15
     assert found[:, 1].min() > 0.5
+
+
+def test_without_the_mirror_step_not_every_seed_holds_both():
+    assert masses("no-mirror", 300).amin() < 0.15
 
 
 def test_gaussian_holds_one_optimum_at_most():
