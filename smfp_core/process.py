@@ -27,9 +27,9 @@ def set_up_training_process() -> None:
 def _keep_freed_memory() -> None:
     """Have malloc hand freed blocks out again rather than return them to the system.
 
-    An update allocates and frees megabytes; returned each time, they come back as hundreds of page
-    faults, a tenth of the update's time. Blocks as large as a replay buffer are returned as before.
-    Does nothing where the C library is not GNU's.
+    An update allocates and frees megabytes. Returned each time, they come back page fault by page
+    fault: system time that an update of a few milliseconds feels. Blocks as large as a replay
+    buffer are returned as before. Does nothing where the C library is not GNU's.
     """
     if not sys.platform.startswith("linux"):
         return
