@@ -82,8 +82,8 @@ def policy_graph(agent: SmfpAgent) -> onnx.ModelProto:
     assert isinstance(actor, MeanFlowActor)
     # Subtraction and division exactly as in training, not folded into the first layer: folding
     # would round differently.
-    centred = node("Sub", ["observation", constant("mean", normalizer.mean.float())], "centred")
-    scaled = node("Div", [centred, constant("scale", normalizer.scale().float())], "scaled")
+    centred = node("Sub", ["observation", constant("mean", normalizer.mean)], "centred")
+    scaled = node("Div", [centred, constant("scale", normalizer.scale)], "scaled")
     normal = clip(scaled, normalizer.clip, "normal")
     # At t = 1 the time column of the flow's first layer is one more bias.
     flow = actor.flow_in.weight

@@ -117,7 +117,7 @@ class Trainer:
             transition.reward
         ):
             raise self._not_finite(["observation or reward of the environment"])
-        self.agent.normalizer.update(torch.from_numpy(transition.observation))
+        self.agent.normalizer.update(transition.observation)
         self.multi_step.add(*transition[:-1])
         if transition.terminated or transition.truncated:
             log.episode(transition.info["episode_return"], transition.info.get("is_success"))

@@ -208,7 +208,7 @@ class Agent(ABC):
 
     def non_finite(self) -> list[str]:
         """Names of the vectors, and of the observations' statistics, that are not finite."""
-        tensors = self.state | {"observation statistics": self.normalizer.sum_squares}
+        tensors = self.state | {"observation statistics": self.normalizer.mean}
         return [name for name, value in tensors.items() if not torch.isfinite(value).all()]
 
     # --- checkpoints ------------------------------------------------------------------------
@@ -216,7 +216,7 @@ class Agent(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that decides what comes next, by name."""
         tensors = {f"state.{name}": value for name, value in self.state.items()}
-        tensors |= {f"normalizer.{k}": v for k, v in self.normalizer.state_dict().items()}
+        tensors |= {f"normalizer.{k}": v for k, v in self.normalizer.state().items()}
         tensors["generator"] = self.generator.get_state()
         tensors["updates"] = torch.tensor(self.updates)
         return tensors
@@ -232,7 +232,7 @@ class Agent(ABC):
             if name not in saved or saved[name].shape != value.shape:
                 raise RuntimeError(f"checkpoint: '{name}' is missing or of another shape")
             value.copy_(saved[name])
-        self.normalizer.load_state_dict(under(tensors, "normalizer"))
+        self.normalizer.restore(under(tensors, "normalizer"))
         self.generator.set_state(tensors["generator"])
         self.updates = int(tensors["updates"])
 

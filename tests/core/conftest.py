@@ -38,7 +38,7 @@ def reach_agent(small_config: TrainConfig) -> SmfpAgent:
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
     for i in range(50):
         observation, _ = env.reset(seed=i)
-        agent.normalizer.update(torch.from_numpy(observation))
+        agent.normalizer.update(observation)
     return agent
 
 
