@@ -39,17 +39,49 @@ class Arguments:
     """Runs side by side, one thread each (default: one a core)."""
     ray_address: str | None = None
     """Run on the Ray cluster at this address, or on a new one here with 'local'."""
+    have: tuple[Path, ...] = ()
+    """Results of other machines or earlier calls: a run that is complete in one of these CSVs is
+    taken from there and not run again."""
     report_only: Path | None = None
     """Run nothing: make table.md and the curves anew from this CSV (default folder: its own)."""
     json: Path | None = None
     """Also write the outcomes and every figure of the report to this file."""
 
 
+Taken = dict[str, tuple[Path, list[results.Row]]]
+"""Runs that were complete before, by name: the file, and their rows in it."""
+
+
+def taken_from(paths: Sequence[Path], runs: Sequence[Run]) -> Taken:
+    """What earlier results hold of the runs, as far as they came to their last step there.
+
+    Raises:
+        ConfigError: a file cannot be read, holds evaluations of more steps than the comparison
+            has, or two files hold the same run.
+    """
+    taken: Taken = {}
+    for path in paths:
+        rows = results.read(path)
+        for run in runs:
+            own = [r for r in rows if (r.task, r.agent, r.seed) == (run.task, run.agent, run.seed)]
+            last = max((r.step for r in own), default=-1)
+            if last > run.last_step:
+                raise ConfigError(
+                    f"--have: {path} holds step {last} of {run.name}, which ends at {run.last_step}"
+                )
+            if last < run.last_step:
+                continue
+            if run.name in taken:
+                raise ConfigError(f"--have: {path} holds {run.name}, which another file holds too")
+            taken[run.name] = (path, own)
+    return taken
+
+
 class _Progress:
     """Says how each run ended and keeps results.csv up to date."""
 
-    def __init__(self, runs: Sequence[Run], out: Path) -> None:
-        self._runs, self._out = runs, out
+    def __init__(self, runs: Sequence[Run], taken: Taken, out: Path) -> None:
+        self._runs, self._taken, self._out = runs, taken, out
         self.outcomes: list[Outcome] = []
 
     def __call__(self, outcome: Outcome) -> None:
@@ -61,11 +93,14 @@ class _Progress:
         if outcome.state == "failed":
             text += f" in {outcome.run.folder}\n" + outcome.last_lines
         print(text, file=sys.stderr, flush=True)
-        if outcome.state != "skipped":
+        if outcome.state not in ("skipped", "taken"):
             self.save()
 
     def save(self) -> list[results.Row]:
-        rows = results.collect(self._runs)
+        rows = []
+        for run in self._runs:
+            known = self._taken.get(run.name)
+            rows += known[1] if known else results.collect([run])
         results.write(self._out / "results.csv", rows)
         return rows
 
@@ -89,6 +124,8 @@ def record(arguments: Arguments, summary: dict[str, Any], outcomes: list[Outcome
             "state": o.state,
             "wall_s": o.wall_s,
             "last_lines": o.last_lines,
+            "source": o.source,
+            "git_revision": results.git_revision(o.run),
             "watched": results.last_watched(o.run),
         }
         for o in outcomes
@@ -107,6 +144,8 @@ def compare(arguments: Arguments) -> int:
         raise ConfigError(f"--workers: must be at least 1, got {arguments.workers}")
     if arguments.config is None and arguments.report_only is None:
         raise ConfigError("--config: missing; give a YAML, for example config/compare/smoke.yaml")
+    if arguments.report_only and arguments.have:
+        raise ConfigError("--have: has no meaning with --report-only, which runs nothing")
     name = arguments.config.stem if arguments.config else "results"
     out = arguments.out or Path("runs") / "compare" / name
     config = load_dataclass(CompareConfig, arguments.config) if arguments.config else None
@@ -118,13 +157,18 @@ def compare(arguments: Arguments) -> int:
         assert arguments.config is not None
         runs = plan(arguments.config, out.resolve())
         out.mkdir(parents=True, exist_ok=True)
-        progress = _Progress(runs, out)
+        taken = taken_from(arguments.have, runs)
+        progress = _Progress(runs, taken, out)
+        for run in runs:
+            if run.name in taken:
+                progress(Outcome(run, "taken", source=str(taken[run.name][0])))
         stop.listen()
         workers = arguments.workers or len(os.sched_getaffinity(0))
+        missing = [run for run in runs if run.name not in taken]
         if arguments.ray_address:
-            run_on_ray(runs, arguments.ray_address, workers, stop, progress)
+            run_on_ray(missing, arguments.ray_address, workers, stop, progress)
         else:
-            run_here(runs, workers, stop, progress)
+            run_here(missing, workers, stop, progress)
         rows, outcomes = progress.save(), progress.outcomes
     reference = config.reference if config else CompareConfig.reference
     rows = ordered(rows, config)

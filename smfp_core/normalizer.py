@@ -13,8 +13,8 @@ class ObservationNormalizer:
     """(o - mean) / std, clipped; mean and variance over everything collected so far.
 
     The statistics are float64, updated one observation at a time (Welford). They are NumPy arrays,
-    as the environment's observations are: on rows this short an operation of torch costs ten times
-    as much, and there are several to every step.
+    as the environment's observations are: on rows this short torch takes three times as long, and
+    there are several operations to every step.
 
     Attributes:
         mean: [n_obs], float32.
@@ -57,7 +57,9 @@ class ObservationNormalizer:
         """
         for name, array in self._arrays().items():
             if name not in state or tuple(state[name].shape) != array.shape:
-                raise RuntimeError(f"checkpoint: 'normalizer.{name}' is missing or of another shape")
+                raise RuntimeError(
+                    f"checkpoint: 'normalizer.{name}' is missing or of another shape"
+                )
             array[...] = state[name].numpy()
         self._publish()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from smfp_core.atomic import write_atomically
 from smfp_core.strict import from_mapping, load_yaml, to_mapping
 
-_FILE = "provenance.json"
+FILE = "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ def here(module: str) -> Provenance:
 def keep_provenance(folder: Path, module: str) -> None:
     """Write the provenance of a new run into its folder, or add to that of a resumed one."""
     now = here(module)
-    if (folder / _FILE).exists():
+    if (folder / FILE).exists():
         before = read_provenance(folder)
         entry = f"{now.command} ({now.git_revision})"
         now = dataclasses.replace(before, resumed_by=(*before.resumed_by, entry))
-    write_atomically(folder / _FILE, json.dumps(to_mapping(now), indent=1) + "\n")
+    write_atomically(folder / FILE, json.dumps(to_mapping(now), indent=1) + "\n")
 
 
 def read_provenance(folder: Path) -> Provenance:
@@ -57,7 +57,7 @@ def read_provenance(folder: Path) -> Provenance:
     Raises:
         ConfigError: it is missing or malformed.
     """
-    return from_mapping(Provenance, load_yaml(folder / _FILE))
+    return from_mapping(Provenance, load_yaml(folder / FILE))
 
 
 def git_revision() -> str:

@@ -113,6 +113,11 @@ class Run:
         return f"{self.task} {self.agent} seed {self.seed}"
 
     @property
+    def last_step(self) -> int:
+        """Step of its last evaluation; the random policy's is its only one, before any step."""
+        return 0 if self.agent == RANDOM else int(self.settings["steps"])
+
+    @property
     def finished(self) -> bool:
         """Whether it has come to its end, in this call or an earlier one of as many steps."""
         return (self.folder / _FINISHED).exists() and self._before() == self.settings

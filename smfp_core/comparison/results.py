@@ -12,6 +12,8 @@ from pathlib import Path
 
 from smfp_core.atomic import write_atomically
 from smfp_core.comparison.plan import Run
+from smfp_core.provenance import FILE as PROVENANCE
+from smfp_core.provenance import read_provenance
 from smfp_core.strict import ConfigError
 
 
@@ -55,6 +57,13 @@ def last_watched(run: Run) -> dict[str, float]:
     with path.open(newline="", encoding="utf-8") as file:
         lines = [line for line in csv.DictReader(file) if None not in line.values()]
     return {name: float(value) for name, value in lines[-1].items() if value} if lines else {}
+
+
+def git_revision(run: Run) -> str:
+    """Revision that the run was begun at; empty where its folder is elsewhere."""
+    if not (run.folder / PROVENANCE).exists():
+        return ""
+    return read_provenance(run.folder).git_revision
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:

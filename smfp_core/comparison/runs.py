@@ -37,12 +37,15 @@ class Outcome:
     """How one run ended."""
 
     run: Run
-    state: Literal["finished", "skipped", "failed", "stopped"]
-    """``skipped``: finished by an earlier call. ``stopped``: can go on."""
+    state: Literal["finished", "skipped", "taken", "failed", "stopped"]
+    """``skipped``: finished by an earlier call. ``taken``: from the results of another comparison.
+    ``stopped``: can go on."""
     wall_s: float = 0.0
     """Of this call."""
     last_lines: str = ""
     """What a run that failed said last."""
+    source: str = ""
+    """File that the rows of a run that was taken are from."""
 
 
 Report = Callable[[Outcome], None]

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from smfp_core.collector import make_env
+from smfp_core.compare import Arguments, compare, taken_from
 from smfp_core.comparison import report, results, statistics
 from smfp_core.comparison.plan import CompareConfig, PeerConfig, Run, plan
 from smfp_core.comparison.results import Row
@@ -219,6 +220,45 @@ def test_comparison_of_more_steps_goes_on_from_where_its_runs_ended(unbroken: Pa
     assert numbers(out / "results.csv") == numbers(unbroken / "out" / "results.csv")
     run = out / "Pendulum-v1" / "smfp" / "seed_1"
     assert len(json.loads((run / "provenance.json").read_text())["resumed_by"]) == 1
+
+
+def test_complete_runs_of_other_results_are_taken_and_only_the_rest_is_run(
+    unbroken: Path, tmp_path: Path
+):
+    have, out = unbroken / "out" / "results.csv", tmp_path / "out"
+    config = write_config(tmp_path, tasks=["Pendulum-v1"], seeds=[1, 2])
+    arguments = ("--config", config, "--out", out, "--workers", "2", "--have", have)
+    result = call(*arguments, "--json", tmp_path / "compare.json")
+    assert result.returncode == 0, result.stderr
+    assert "taken: Pendulum-v1 smfp seed 1" in result.stderr
+    assert not (out / "Pendulum-v1" / "smfp" / "seed_1").exists()
+    rows = numbers(out / "results.csv")
+    assert [row for row in rows if row["seed"] == "1"] == numbers(have)
+    assert {row["agent"] for row in rows if row["seed"] == "2"} == {"smfp", "random"}
+    runs = json.loads((tmp_path / "compare.json").read_text())["runs"]
+    assert {(run["seed"], run["state"], run["source"]) for run in runs} == {
+        (1, "taken", str(have)),
+        (2, "finished", ""),
+    }
+    assert all(bool(run["git_revision"]) == (run["seed"] == 2) for run in runs)
+
+
+def test_results_of_a_shorter_comparison_are_not_taken_and_those_of_a_longer_one_refused(
+    unbroken: Path, tmp_path: Path
+):
+    have = unbroken / "out" / "results.csv"
+    for steps, expected in ((400, {"smfp", "random"}), (600, {"random"})):
+        config = write_config(tmp_path, tasks=["Pendulum-v1"], steps=steps)
+        taken = taken_from([have], plan(config, tmp_path / "out"))
+        assert {name.split()[1] for name in taken} == expected
+    runs = plan(write_config(tmp_path, tasks=["Pendulum-v1"], steps=200), tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"--have: .* holds step 400 of .*, which ends at 200"):
+        taken_from([have], runs)
+    runs = plan(write_config(tmp_path, tasks=["Pendulum-v1"]), tmp_path / "out")
+    with pytest.raises(ConfigError, match="which another file holds too"):
+        taken_from([have, have], runs)
+    with pytest.raises(ConfigError, match="no meaning with --report-only"):
+        compare(Arguments(report_only=have, have=(have,)))
 
 
 def test_report_is_made_anew_from_the_table_alone(unbroken: Path, tmp_path: Path):
