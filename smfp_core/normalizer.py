@@ -19,6 +19,8 @@ class ObservationNormalizer:
     Attributes:
         mean: [n_obs], float32.
         scale: standard deviation [n_obs], float32; 1 where nothing has varied yet.
+        statistics: the float64 statistics by name, of the memory that ``update`` writes to; call
+            ``refresh`` after writing to them.
     """
 
     clip = 10.0
@@ -32,6 +34,11 @@ class ObservationNormalizer:
         self._scale_out = np.ones(n_obs, np.float32)
         self.mean = torch.from_numpy(self._mean_out)
         self.scale = torch.from_numpy(self._scale_out)
+        self.statistics = {
+            "mean": torch.from_numpy(self._mean),
+            "sum_squares": torch.from_numpy(self._sum_squares),
+            "count": torch.from_numpy(self._count),
+        }
 
     def update(self, observation: NDArray[np.floating]) -> None:
         """Take one observation [n_obs] into the statistics."""
@@ -39,34 +46,14 @@ class ObservationNormalizer:
         delta = observation - self._mean
         self._mean += delta / self._count
         self._sum_squares += delta * (observation - self._mean)
-        self._publish()
+        self.refresh()
 
     def __call__(self, observation: Tensor) -> Tensor:
         """Normalise float32 observations [..., n_obs]."""
         return ((observation - self.mean) / self.scale).clamp(-self.clip, self.clip)
 
-    def state(self) -> dict[str, Tensor]:
-        """Copies of the statistics, by name: what ``restore`` takes back."""
-        return {name: torch.from_numpy(array.copy()) for name, array in self._arrays().items()}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what ``state`` gave.
-
-        Raises:
-            RuntimeError: something is missing or of another shape.
-        """
-        for name, array in self._arrays().items():
-            if name not in state or tuple(state[name].shape) != array.shape:
-                raise RuntimeError(
-                    f"checkpoint: 'normalizer.{name}' is missing or of another shape"
-                )
-            array[...] = state[name].numpy()
-        self._publish()
-
-    def _arrays(self) -> dict[str, NDArray[np.float64]]:
-        return {"mean": self._mean, "sum_squares": self._sum_squares, "count": self._count}
-
-    def _publish(self) -> None:
+    def refresh(self) -> None:
+        """Take ``mean`` and ``scale`` from the statistics."""
         variance = self._sum_squares / max(1.0, float(self._count))
         self._mean_out[:] = self._mean
         self._scale_out[:] = np.sqrt(np.where(variance > 1e-8, variance, 1.0))

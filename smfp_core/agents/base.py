@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smfp_core.checkpoint import under
 from smfp_core.config import TrainConfig
 from smfp_core.critics import ActionValue
 from smfp_core.entropy import gaussian_entropy
@@ -208,15 +207,14 @@ class Agent(ABC):
 
     def non_finite(self) -> list[str]:
         """Names of the vectors, and of the observations' statistics, that are not finite."""
-        tensors = self.state | {"observation statistics": self.normalizer.mean}
+        tensors = self.state | {"observation statistics": self.normalizer.statistics["sum_squares"]}
         return [name for name, value in tensors.items() if not torch.isfinite(value).all()]
 
     # --- checkpoints ------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that decides what comes next, by name."""
-        tensors = {f"state.{name}": value for name, value in self.state.items()}
-        tensors |= {f"normalizer.{k}": v for k, v in self.normalizer.state().items()}
+        tensors = self._learned()
         tensors["generator"] = self.generator.get_state()
         tensors["updates"] = torch.tensor(self.updates)
         return tensors
@@ -227,14 +225,18 @@ class Agent(ABC):
         Raises:
             RuntimeError: tensors are missing or of other shapes (another configuration).
         """
-        saved = under(tensors, "state")
-        for name, value in self.state.items():
-            if name not in saved or saved[name].shape != value.shape:
+        for name, value in self._learned().items():
+            if name not in tensors or tensors[name].shape != value.shape:
                 raise RuntimeError(f"checkpoint: '{name}' is missing or of another shape")
-            value.copy_(saved[name])
-        self.normalizer.restore(under(tensors, "normalizer"))
+            value.copy_(tensors[name])
+        self.normalizer.refresh()
         self.generator.set_state(tensors["generator"])
         self.updates = int(tensors["updates"])
+
+    def _learned(self) -> Vectors:
+        """The vectors and the observations' statistics, as they are named in a checkpoint."""
+        tensors = {f"state.{name}": value for name, value in self.state.items()}
+        return tensors | {f"normalizer.{k}": v for k, v in self.normalizer.statistics.items()}
 
 
 def warn_of_slow_precision(config: TrainConfig) -> None:
