@@ -459,6 +459,28 @@ def test_misses_are_counted_within_a_window(lockstep: LockStep) -> None:
     assert lockstep.latch.fault is None
 
 
+@pytest.mark.parametrize("begin_s", np.arange(0.1, 2.3, 0.1))
+def test_missed_deadlines_count_wherever_a_stall_begins(lockstep: LockStep, begin_s: float) -> None:
+    """A tick that hangs is found by the next one, which may be the first of another second."""
+    lockstep.run(begin_s)
+    lockstep.now_ns += 600_000_000
+    lockstep.misses += 300
+    lockstep.run(0.004)
+    assert lockstep.latch.fault is not None
+    assert lockstep.latch.fault.kind is FaultKind.MISSED_DEADLINES
+
+
+def test_misses_on_both_sides_of_a_second_are_one_sum(lockstep: LockStep) -> None:
+    for _ in range(22):
+        lockstep.misses += 4
+        lockstep.run(0.1)
+    assert lockstep.latch.fault is None  # 44 within a second, at most
+    lockstep.misses += 12
+    lockstep.run(0.1)
+    assert lockstep.latch.fault is not None
+    assert "52 deadlines missed" in lockstep.latch.fault.reason
+
+
 def test_a_policy_output_that_is_not_finite_is_a_fault_and_never_a_motion(
     robot: RobotConfig, nan_policy_path: Path, near_goal: np.ndarray
 ) -> None:

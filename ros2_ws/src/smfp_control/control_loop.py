@@ -345,9 +345,10 @@ class ControlLoop:
 
     def _supervise(self, now_ns: int) -> None:
         fault = self.observe(now_ns)
+        busy = self._supervision.check_deadlines(now_ns)
         if fault is None and self.hearing is Hearing.NOBODY:
             self._stay_with_arm()
-        fault = fault or self._supervision.check_deadlines(now_ns) or self.external
+        fault = fault or busy or self.external
         fault = self._latch.take_estop() or fault
         self._present = fault
         if self._clear_requested:

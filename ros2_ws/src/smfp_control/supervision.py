@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -76,13 +77,16 @@ class Supervision:
         self._delay_ns = round(settings.state_delay_limit_s * 1e9)
         self._window_ns = round(settings.deadline_window_s * 1e9)
         self._refused: Fault | None = None
-        self._window_start_ns = 0
-        self._window_misses = 0
+        self._missed_before = 0
+        # Deadlines missed of late: when they were noticed (ns), and how many; their sum.
+        self._late: deque[tuple[int, int]] = deque()
+        self._late_total = 0
 
     def begin(self) -> None:
         """Commands begin: deadlines missed before do not count."""
-        self._window_misses = self._missed_deadlines()
-        self._window_start_ns = 0
+        self._missed_before = self._missed_deadlines()
+        self._late.clear()
+        self._late_total = 0
 
     def observe(self, now_ns: int, commanded: Sequence[float] | None) -> Fault | None:
         """Take waiting joint states and judge them; returns what is wrong with the state now.
@@ -134,15 +138,23 @@ class Supervision:
         return self._monitor.check(reader.position, reader.velocity, commanded)
 
     def check_deadlines(self, now_ns: int) -> Fault | None:
-        """Whether too many deadlines were missed of late."""
+        """Whether too many deadlines were missed of late; to be asked at every tick.
+
+        The window ends now, wherever a stall lies: windows side by side would share one that
+        crosses their border, or forget it.
+        """
         missed = self._missed_deadlines()
-        if now_ns - self._window_start_ns > self._window_ns:
-            self._window_start_ns, self._window_misses = now_ns, missed
-        late = missed - self._window_misses
-        if late <= self._settings.deadline_miss_limit:
+        late = self._late
+        if missed > self._missed_before:
+            late.append((now_ns, missed - self._missed_before))
+            self._late_total += missed - self._missed_before
+            self._missed_before = missed
+        while late and now_ns - late[0][0] > self._window_ns:
+            self._late_total -= late.popleft()[1]
+        if self._late_total <= self._settings.deadline_miss_limit:
             return None
         return Fault(
             FaultKind.MISSED_DEADLINES,
-            f"{late} deadlines missed within {self._settings.deadline_window_s:g} s (limit "
-            f"{self._settings.deadline_miss_limit}): the computer is too busy",
+            f"{self._late_total} deadlines missed within {self._settings.deadline_window_s:g} s "
+            f"(limit {self._settings.deadline_miss_limit}): the computer is too busy",
         )
