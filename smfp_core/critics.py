@@ -52,17 +52,32 @@ class Critics(nn.Module):
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
         """Values [members, N] for observations [N, n_obs] and actions [N, n_act]."""
         x = torch.cat([observation, action], -1).expand(self.members, -1, -1)
+        return self._from_first(self.layers[0](x)).to(observation.dtype)
+
+    def _from_first(self, x: Tensor) -> Tensor:
+        """Values [members, N] from what the first layer gave, [members, N, width]."""
         for i, layer in enumerate(self.layers):
-            x = layer(x)
+            x = layer(x) if i else x
             if len(self.scales):
                 x = functional.layer_norm(x, x.shape[-1:]) * self.scales[i] + self.shifts[i]
             x = functional.relu(x)
-        return self.out(x).squeeze(-1).to(observation.dtype)
+        return self.out(x).squeeze(-1)
 
     def least(self, observation: Tensor, actions: Tensor) -> Tensor:
-        """Least of the members' values, [B, J], for actions [B, J, n_act] of each state."""
-        b, j, _ = actions.shape
-        return self(*_pairs(observation, actions)).amin(0).view(b, j)
+        """Least of the members' values, [B, J], for actions [B, J, n_act] of each state.
+
+        The observation's part of the first layer is computed once and shared by the J actions.
+        """
+        b, j, n_act = actions.shape
+        if j == 1:
+            return self(observation, actions.squeeze(1)).amin(0).unsqueeze(1)
+        first = self.layers[0]
+        assert isinstance(first, _EnsembleLinear)
+        of_state, of_action = first.weight.split([observation.shape[1], n_act], 1)
+        shared = torch.bmm(observation.expand(self.members, -1, -1), of_state) + first.bias
+        own = torch.bmm(actions.view(-1, n_act).expand(self.members, -1, -1), of_action)
+        x = (shared.unsqueeze(2) + own.unflatten(1, (b, j))).flatten(1, 2)
+        return self._from_first(x).amin(0).view(b, j).to(observation.dtype)
 
 
 class RenormCritics(nn.Module):

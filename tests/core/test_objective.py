@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from smfp_core.objective import (
     ActorNoise,
     ActorOptions,
     actor_objective,
+    pathwise_log_prob,
     policy_log_prob,
     propose,
 )
@@ -67,17 +70,12 @@ def as_double(noise: ActorNoise) -> ActorNoise:
     return ActorNoise(*(part.double() for part in noise))
 
 
-@pytest.mark.parametrize("entropy", ["marginal", "conditional"])
-def test_gradient_of_the_soft_objective_equals_finite_differences(entropy: str):
+def test_gradient_of_the_soft_objective_equals_finite_differences():
+    # With the conditional density; the marginal one has the same gradient in the mean only, below.
     torch.manual_seed(0)
     policy = AffinePolicy()
     observation = torch.randn(6, 3, dtype=torch.float64)
-    options = ActorOptions(
-        entropy=entropy,  # type: ignore[arg-type]
-        mirror=False,
-        actions=2,
-        own_weight=0.5,
-    )
+    options = ActorOptions(entropy="conditional", mirror=False, actions=2)
     noise = as_double(ActorNoise.draw(6, 2, options))
     scale = torch.tensor(2.0, dtype=torch.float64)
 
@@ -104,6 +102,46 @@ def test_gradient_of_the_soft_objective_equals_finite_differences(entropy: str):
         )
 
 
+@pytest.mark.parametrize("spread", [0.03, 0.1, 0.3])
+@pytest.mark.parametrize("actions", [1, 4])
+def test_pathwise_gradient_has_the_mean_of_the_whole_one_and_its_variance(
+    spread: float, actions: int
+) -> None:
+    # Four draws whose means lie within sigma = 0.1 of each other, or apart.
+    torch.manual_seed(0)
+    matrix = (spread * torch.randn(2, 2, dtype=torch.float64)).requires_grad_()
+    scale = torch.full((2,), math.log(0.1), dtype=torch.float64).requires_grad_()
+
+    def gradients(log_prob_of: Callable[..., Tensor]) -> Tensor:
+        repeats = []
+        for _ in range(150):
+            means = torch.randn(512, 4, 2, dtype=torch.float64) @ matrix
+            noise = torch.randn(512, actions, 2, dtype=torch.float64)
+            made = means[:, :actions] + scale.exp() * noise
+            log_prob = log_prob_of(made, means, scale.expand(512, 2), "marginal")
+            parts = torch.autograd.grad(log_prob.mean(), [matrix, scale])
+            repeats.append(torch.cat([part.flatten() for part in parts]))
+        return torch.stack(repeats)
+
+    whole, pathwise = gradients(policy_log_prob), gradients(pathwise_log_prob)
+    error = ((whole.var(0) + pathwise.var(0)) / len(whole)).sqrt()
+    assert ((whole.mean(0) - pathwise.mean(0)).abs() < 4 * error).all()
+    assert pathwise.var(0).sum() < 1.5 * whole.var(0).sum()  # without the own score up to 11
+
+
+def test_only_the_draws_that_made_actions_carry_gradient():
+    torch.manual_seed(4)
+    means = torch.randn(8, 4, 2, requires_grad=True)
+    log_std = torch.full((8, 2), -1.0)
+    actions = means[:, :2] + 0.3 * torch.randn(8, 2, 2)
+    log_prob = pathwise_log_prob(actions, means, log_std, "marginal")
+    torch.testing.assert_close(log_prob, policy_log_prob(actions, means, log_std, "marginal"))
+    log_prob.sum().backward()
+    assert means.grad is not None
+    assert means.grad[:, :2].ne(0).all()
+    assert means.grad[:, 2:].eq(0).all()
+
+
 def test_options_of_the_first_version_give_the_equations_written_out():
     torch.manual_seed(1)
     actor = MeanFlowActor(3, 2, (16, 16))
@@ -119,7 +157,7 @@ def test_options_of_the_first_version_give_the_equations_written_out():
     value = value_of(observation, action.clamp(-1, 1))
     soft = (0.3 * log_prob - value).mean()
     mirror = 2.0 * (0.3 + metrics["beta"]) * metrics["mirror_loss"]
-    bound = (means.abs() - 1).clamp_min(0).square().sum(-1).mean()
+    bound = (means[:, :1].abs() - 1).clamp_min(0).square().sum(-1).mean()
     torch.testing.assert_close(loss, (soft + mirror) / value.abs().mean() + bound)
     torch.testing.assert_close(metrics["q_scale"], value.abs().mean())
 

@@ -221,7 +221,11 @@ class PolicyNodeParameters(RobotParameters):
         high=100000,
     )
     deadline_window_s: float = _parameter(
-        1.0, "Window, ending now, in which missed deadlines are counted", unit="s", low=0.1, high=60.0
+        1.0,
+        "Window, ending now, in which missed deadlines are counted",
+        unit="s",
+        low=0.1,
+        high=60.0,
     )
     lockstep: bool = _parameter(
         False,
