@@ -19,7 +19,7 @@ def test_least_of_several_actions_is_that_of_each_alone(layer_norm: bool, action
 def test_both_parts_of_the_first_layer_learn() -> None:
     torch.manual_seed(0)
     critics = Critics(5, 2, (32, 16))
-    critics.least(torch.randn(7, 5), torch.rand(7, 4, 2)).sum().backward()
+    critics.least(torch.randn(99, 5), torch.rand(99, 4, 2)).sum().backward()
     gradient = critics.layers[0].weight.grad
     assert isinstance(gradient, torch.Tensor)
     assert gradient.ne(0).any(-1).all()
