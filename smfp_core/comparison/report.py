@@ -7,6 +7,7 @@ tables and curves of its own and no number mixes two of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,25 +56,51 @@ class Evaluations:
         self.protocols = [p for p in PROTOCOLS if p in present]
         self.protocols += sorted(present - set(PROTOCOLS))
         self.last_step = {t: max(row.step for row in rows if row.task == t) for t in self.tasks}
-        self._returns: dict[tuple[str, str, str], dict[int, list[float]]] = {}
+        self._rows: dict[tuple[str, str, str], list[Row]] = {}
         for row in sorted(rows, key=lambda row: (row.step, row.seed)):
-            steps = self._returns.setdefault((row.task, row.agent, row.protocol), {})
-            steps.setdefault(row.step, []).append(row.return_mean)
+            self._rows.setdefault((row.task, row.agent, row.protocol), []).append(row)
 
     def agents_with(self, protocol: str) -> list[str]:
         """Those that are evaluated in a protocol."""
-        return [
-            a for a in self.agents if any((t, a, protocol) in self._returns for t in self.tasks)
-        ]
+        return [a for a in self.agents if any((t, a, protocol) in self._rows for t in self.tasks)]
 
     def curve(self, task: str, agent: str, protocol: str) -> dict[int, Scores]:
         """Returns [seeds] by step."""
-        steps = self._returns.get((task, agent, protocol), {})
+        steps: dict[int, list[float]] = {}
+        for row in self._rows.get((task, agent, protocol), ()):
+            steps.setdefault(row.step, []).append(row.return_mean)
         return {step: np.array(values) for step, values in steps.items()}
 
     def final(self, task: str, agent: str, protocol: str) -> Scores:
         """Returns [seeds] of the runs that came to the task's last step."""
         return self.curve(task, agent, protocol).get(self.last_step[task], np.array([]))
+
+    def shortest_s(self, task: str) -> float:
+        """Wall time of the run that came first to the task's last step; NaN where none did."""
+        return min(
+            (
+                row.wall_s
+                for (of, agent, _), rows in self._rows.items()
+                for row in rows
+                if of == task and agent != RANDOM and row.step == self.last_step[task]
+            ),
+            default=math.nan,
+        )
+
+    def at_time(self, task: str, agent: str, protocol: str, wall_s: float) -> Scores:
+        """Returns [seeds] after this wall time, on the line between evaluations.
+
+        Runs that had no evaluation before it, or none after it, are left out.
+        """
+        runs: dict[int, list[Row]] = {}
+        for row in self._rows.get((task, agent, protocol), ()):
+            runs.setdefault(row.seed, []).append(row)
+        values = []
+        for rows in runs.values():
+            times = [row.wall_s for row in rows]
+            if times[0] <= wall_s <= times[-1]:
+                values.append(np.interp(wall_s, times, [row.return_mean for row in rows]))
+        return np.array(values, np.float64)
 
     def anchors(self, task: str) -> Anchors | None:
         """The normalised scale; None where the two agents are missing or in the wrong order."""
@@ -88,8 +115,8 @@ def summarise(evaluations: Evaluations) -> dict[str, Any]:
     """Every figure of the report, as plain values.
 
     Per protocol: ``tasks`` (IQM of the final return for each task and agent), ``normalised`` (IQM
-    over the tasks that have anchors) and ``improvement`` (probability that the first agent beats
-    another one).
+    over the tasks that have anchors), ``improvement`` (probability that the first agent beats
+    another one) and ``equal_time`` (IQM of the return at the wall time of a task's fastest run).
     """
     e = evaluations
     anchors = {task: e.anchors(task) for task in e.tasks}
@@ -106,6 +133,13 @@ def summarise(evaluations: Evaluations) -> dict[str, Any]:
             }
             for task in e.tasks
         }
+        equal_time: dict[str, Any] = {}
+        for task in e.tasks:
+            wall_s = e.shortest_s(task)
+            then = {a: e.at_time(task, a, protocol, wall_s) for a in agents}
+            cells = {a: {"iqm": estimate([v]), "seeds": len(v)} for a, v in then.items() if len(v)}
+            if len(cells) > 1:
+                equal_time[task] = {"wall_s": wall_s, "agents": cells}
         # An aggregate over other tasks than its neighbour's would be another quantity.
         whole = [a for a in agents if scaled and all(len(final[t, a]) for t in scaled)]
         normalised = {
@@ -123,6 +157,7 @@ def summarise(evaluations: Evaluations) -> dict[str, Any]:
             "tasks": tasks,
             "normalised": normalised,
             "improvement": {"of": first, "over": better},
+            "equal_time": equal_time,
         }
     return {
         "last_step": e.last_step,
@@ -147,13 +182,7 @@ def markdown(summary: dict[str, Any]) -> str:
         agents = list(dict.fromkeys(a for cells in part["tasks"].values() for a in cells))
         lines += _row("task", *agents) + _row(*["---"] + ["---:"] * len(agents))
         for task, cells in part["tasks"].items():
-            several = len({cell["seeds"] for cell in cells.values()}) > 1
-            row = []
-            for agent in agents:
-                cell = cells.get(agent)
-                count = f" ({cell['seeds']} runs)" if cell and several else ""
-                row.append(_shown(cell["iqm"]) + count if cell else "-")
-            lines += _row(task, *row)
+            lines += _row(task, *_cells(cells, agents))
         if part["normalised"]:
             values = part["normalised"]
             row = [_shown(values[a], 2) if a in values else "-" for a in agents]
@@ -162,6 +191,11 @@ def markdown(summary: dict[str, Any]) -> str:
             of, tasks = part["improvement"]["of"], entry["tasks"]
             text = f"P({of} > {other}) = {_shown(entry['probability'], 2)} over {tasks} task(s)"
             lines += ["", text]
+        if part["equal_time"]:
+            lines += ["", "At the wall time of the task's fastest run:", ""]
+            lines += _row("task", "s", *agents) + _row(*["---"] + ["---:"] * (1 + len(agents)))
+            for task, entry in part["equal_time"].items():
+                lines += _row(task, f"{entry['wall_s']:.0f}", *_cells(entry["agents"], agents))
     if scaled:
         lines += ["", "### The normalised scale", ""]
         lines += _row("task", "0: random policy", f"1: {summary['reference']}")
@@ -232,6 +266,17 @@ def write_report(rows: Sequence[Row], reference: str, folder: Path) -> dict[str,
 
 def _row(*cells: str) -> list[str]:
     return [f"| {' | '.join(cells)} |"]
+
+
+def _cells(cells: dict[str, Any], agents: Sequence[str]) -> list[str]:
+    """What a row says of each agent; with the number of runs where that differs."""
+    several = len({cell["seeds"] for cell in cells.values()}) > 1
+    row = []
+    for agent in agents:
+        cell = cells.get(agent)
+        count = f" ({cell['seeds']} runs)" if cell and several else ""
+        row.append(_shown(cell["iqm"]) + count if cell else "-")
+    return row
 
 
 def _shown(value: Estimate, digits: int | None = None) -> str:

@@ -457,6 +457,28 @@ def test_runs_that_did_not_come_to_the_end_are_counted_out_and_said():
     assert "40.0 [30.0, 50.0] (3 runs) | 20.0 (2 runs)" in text
 
 
+def test_agents_are_also_compared_at_the_time_of_the_fastest_run():
+    def run(agent: str, seed: int, pace_s: float, *returns: float) -> list[Row]:
+        return [
+            Row("A", agent, seed, 10 * i, "deterministic", value, 0.0, pace_s * i)
+            for i, value in enumerate(returns, 1)
+        ]
+
+    rows = [*run("quick", 0, 10.0, 1.0, 2.0), *run("quick", 1, 15.0, 3.0, 5.0)]
+    rows += [*run("slow", 0, 16.0, 10.0, 30.0), *run("slow", 1, 21.0, 50.0, 60.0)]
+    rows += [Row("A", "random", 0, 0, "sampled", 0.0, 0.0, 0.1)]
+    # A run that has not come to the end decides nothing.
+    rows += run("slow", 2, 1.0, 7.0)
+    summary = report.summarise(report.Evaluations(rows, "quick"))
+    found = summary["protocols"]["deterministic"]["equal_time"]["A"]
+    assert found["wall_s"] == 20.0
+    # quick: 2, and a third of the way from 3 to 5; slow: a quarter from 10 to 30, and a run whose
+    # first evaluation came later.
+    assert found["agents"]["quick"]["iqm"][0] == pytest.approx((2.0 + 3.0 + 2.0 / 3.0) / 2)
+    assert found["agents"]["slow"] == {"iqm": (15.0, 15.0, 15.0), "seeds": 1}
+    assert "| A | 20 | 2.8 [2.0, 3.7] (2 runs) | 15.0 (1 runs) |" in report.markdown(summary)
+
+
 def test_task_without_a_scale_is_left_out_and_named():
     scores = {key: v for key, v in SCORES.items() if key != ("B", "random", "sampled")}
     summary = report.summarise(report.Evaluations(rows_of(scores), "sac"))
