@@ -62,8 +62,8 @@ class TrainConfig:
     adam_momentum: float = 0.9
     """Adam's first-moment decay, of actor and critics."""
     policy_delay: int = 0
-    """Critic updates for each one of the actor; 0: what the algorithm's paper has (td3 2, crossq 3,
-    others 1)."""
+    """Critic updates for each one of the actor; 0: what the algorithm's paper has (sac 1, td3 2,
+    crossq 3), and 2 for smfp and flow."""
     entropy: Literal["marginal", "conditional"] = "marginal"
     """Entropy estimator; ``conditional`` lets separated modes collapse."""
     mirror: bool = True
