@@ -56,12 +56,15 @@ class Critics(nn.Module):
 
     def _from_first(self, x: Tensor) -> Tensor:
         """Values [members, N] from what the first layer gave, [members, N, width]."""
-        for i, layer in enumerate(self.layers):
-            x = layer(x) if i else x
-            if len(self.scales):
-                x = functional.layer_norm(x, x.shape[-1:]) * self.scales[i] + self.shifts[i]
-            x = functional.relu(x)
+        x = self._activated(0, x)
+        for i, layer in enumerate(self.layers[1:], 1):
+            x = self._activated(i, layer(x))
         return self.out(x).squeeze(-1)
+
+    def _activated(self, i: int, x: Tensor) -> Tensor:
+        if len(self.scales):
+            x = functional.layer_norm(x, x.shape[-1:]) * self.scales[i] + self.shifts[i]
+        return functional.relu(x)
 
     def least(self, observation: Tensor, actions: Tensor) -> Tensor:
         """Least of the members' values, [B, J], for actions [B, J, n_act] of each state.
