@@ -187,6 +187,20 @@ class Bench:
         """Call ``~/reset``."""
         return self.call(Trigger, "policy_node/reset", Trigger.Request())
 
+    def reset_for_good(self) -> None:
+        """Reset until it is granted and lasts.
+
+        A driver that starts stutters at first, and an arm that was frozen in motion catches up with
+        its reference faster than a joint may move.
+        """
+
+        def calm() -> bool:
+            self.reset()
+            self.spin(0.3)
+            return self.status["state"] == "hold"
+
+        self.until(calm, "the reset to be granted")
+
     def estop(self, pressed: bool) -> SetBool.Response:
         """Call ``~/estop``."""
         return self.call(SetBool, "policy_node/estop", SetBool.Request(data=pressed))

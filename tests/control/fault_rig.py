@@ -95,15 +95,8 @@ class Rig:
         assert any(bench.commands[0][1])
 
     def reset(self) -> None:
-        """Reset until it is granted and lasts: a driver that starts stutters at first."""
-        bench = self.bench
-
-        def calm() -> bool:
-            bench.reset()
-            bench.spin(0.3)
-            return bench.status["state"] == "hold"
-
-        bench.until(calm, "the reset to be granted")
+        """``Bench.reset_for_good``."""
+        self.bench.reset_for_good()
 
     def recover(self) -> None:
         """Reset, and reach a goal again."""

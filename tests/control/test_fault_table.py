@@ -278,8 +278,7 @@ def test_a_simulated_clock_that_stops_stops_the_arm(bench: Bench, policy_path: P
     bench.until(lambda: bench.status["fault"] == "stale_state", "the fault")
     assert not bench.reset().success
     assert bench.call(SetBool, "sim_node/pause", SetBool.Request(data=False)).success
-    bench.until(lambda: bench.reset().success, "the reset")
-    bench.until_state("hold")
+    bench.reset_for_good()
 
 
 def test_a_publisher_made_anew_within_the_timeout_is_no_fault(
