@@ -78,7 +78,7 @@ class Critics(nn.Module):
         assert isinstance(first, _EnsembleLinear)
         of_state, of_action = first.weight.split([observation.shape[1], n_act], 1)
         shared = torch.bmm(observation.expand(self.members, -1, -1), of_state) + first.bias
-        own = torch.bmm(actions.view(-1, n_act).expand(self.members, -1, -1), of_action)
+        own = torch.bmm(actions.reshape(-1, n_act).expand(self.members, -1, -1), of_action)
         x = (shared.unsqueeze(2) + own.unflatten(1, (b, j))).flatten(1, 2)
         return self._from_first(x).amin(0).view(b, j).to(observation.dtype)
 

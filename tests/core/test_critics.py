@@ -10,7 +10,8 @@ from smfp_core.critics import Critics
 def test_least_of_several_actions_is_that_of_each_alone(layer_norm: bool, actions: int) -> None:
     torch.manual_seed(0)
     critics = Critics(5, 2, (32, 16), layer_norm)
-    observation, action = torch.randn(7, 5), torch.rand(7, actions, 2)
+    observation = torch.randn(7, 5)
+    action = torch.rand(actions, 7, 2).transpose(0, 1)  # of any layout
     found = critics.least(observation, action)
     alone = [critics(observation, action[:, j]).amin(0) for j in range(actions)]
     torch.testing.assert_close(found, torch.stack(alone, 1))
