@@ -126,17 +126,13 @@ def propose(
     means = previous.mean(observation, noise.candidate_mean)
     log_std = previous.log_std(observation)
     actions = means[:, : options.candidates] + log_std.exp().unsqueeze(1) * noise.candidate
-    log_prob = policy_log_prob(actions, means, log_std, options.entropy, options.own_weight)
+    log_prob = policy_log_prob(actions, means, log_std, options)
     actions = actions.clamp(-1, 1)
     return Proposals(observation, actions, log_prob, q_of(observation, actions))
 
 
 def policy_log_prob(
-    actions: Tensor,
-    means: Tensor,
-    log_std: Tensor,
-    entropy: Literal["marginal", "conditional"],
-    own_weight: float = 1.0,
+    actions: Tensor, means: Tensor, log_std: Tensor, options: ActorOptions
 ) -> Tensor:
     """log pi of actions [B, J, n_act], [B, J]; the first J of the K means made them.
 
@@ -144,20 +140,15 @@ def policy_log_prob(
         actions: [B, J, n_act].
         means: [B, K, n_act], K >= J.
         log_std: [B, n_act].
-        entropy: the density that stands for log pi.
-        own_weight: see ``marginal_log_prob``.
+        options: which density stands for log pi, and the own draw's weight in it.
     """
-    if entropy == "marginal":
-        return marginal_log_prob(actions, means, log_std, own_weight)
+    if options.entropy == "marginal":
+        return marginal_log_prob(actions, means, log_std, options.own_weight)
     return conditional_log_prob(actions, means[:, : actions.shape[1]], log_std.unsqueeze(1))
 
 
 def pathwise_log_prob(
-    actions: Tensor,
-    means: Tensor,
-    log_std: Tensor,
-    entropy: Literal["marginal", "conditional"],
-    own_weight: float = 1.0,
+    actions: Tensor, means: Tensor, log_std: Tensor, options: ActorOptions
 ) -> Tensor:
     """``policy_log_prob`` with an expected gradient that needs only the means of these actions.
 
@@ -170,7 +161,7 @@ def pathwise_log_prob(
 
     Args and returns as of ``policy_log_prob``.
     """
-    along = policy_log_prob(actions, means.detach(), log_std.detach(), entropy, own_weight)
+    along = policy_log_prob(actions, means.detach(), log_std.detach(), options)
     own = means[:, : actions.shape[1]]
     score = conditional_log_prob(actions.detach(), own, log_std.unsqueeze(1))
     return along + score - score.detach()
@@ -211,7 +202,7 @@ def actor_objective(
         means = torch.cat([own, others], 1)
     log_std = actor.log_std(observation)
     action = own + log_std.exp().unsqueeze(1) * noise.action
-    log_prob = pathwise_log_prob(action, means, log_std, options.entropy, options.own_weight)
+    log_prob = pathwise_log_prob(action, means, log_std, options)
     value = q_of(observation, action.clamp(-1, 1))
     with torch.no_grad():
         size = value.abs().mean()

@@ -121,6 +121,7 @@ def summarise(evaluations: Evaluations) -> dict[str, Any]:
     e = evaluations
     anchors = {task: e.anchors(task) for task in e.tasks}
     scaled = {task: a for task, a in anchors.items() if a is not None}
+    shortest_s = {task: e.shortest_s(task) for task in e.tasks}
     protocols: dict[str, Any] = {}
     for protocol in e.protocols:
         agents = e.agents_with(protocol)
@@ -134,8 +135,7 @@ def summarise(evaluations: Evaluations) -> dict[str, Any]:
             for task in e.tasks
         }
         equal_time: dict[str, Any] = {}
-        for task in e.tasks:
-            wall_s = e.shortest_s(task)
+        for task, wall_s in shortest_s.items():
             then = {a: e.at_time(task, a, protocol, wall_s) for a in agents}
             cells = {a: {"iqm": estimate([v]), "seeds": len(v)} for a, v in then.items() if len(v)}
             if len(cells) > 1:

@@ -94,14 +94,10 @@ class Rig:
         bench.assert_never_moved()
         assert any(bench.commands[0][1])
 
-    def reset(self) -> None:
-        """``Bench.reset_for_good``."""
-        self.bench.reset_for_good()
-
     def recover(self) -> None:
         """Reset, and reach a goal again."""
         bench = self.bench
-        self.reset()
+        bench.reset_for_good()
         if self._driver is not None:
             # The node can hear a driver, restarted by a test, that does not hear it yet: discovery
             # has two directions. The arm would wait, and then jump by what it missed.

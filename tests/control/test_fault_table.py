@@ -221,7 +221,7 @@ def test_states_300_ms_late_stop_the_arm(
     bench.spin(0.5)
     assert not bench.reset().success
     set_faults(bench, delay_s=0.0)
-    rig.reset()
+    bench.reset_for_good()
     assert_within_limits(robot, rig.driver.motion())
 
 
@@ -242,7 +242,7 @@ def test_a_controller_that_disappears_stops_the_arm(
     assert bench.status["state"] == "fault"
     left = bench.joint_position()
     set_faults(bench, unloaded=False)
-    rig.reset()
+    bench.reset_for_good()
     bench.spin(1.0)
     # Where the controller left the arm, not where the reference was then.
     assert np.abs(bench.joint_position() - left).max() < 0.005
@@ -256,7 +256,7 @@ def test_a_policy_that_gives_nan_never_moves_the_arm(
     rig = make_rig(bench, tmp_path, nan_policy_path)
     bench.send_goal(rig.goals[0])
     rig.expect("policy_output", "not finite: export anew", 0.0)
-    rig.reset()
+    bench.reset_for_good()
     motion = rig.driver.motion()
     assert np.abs(motion.position - motion.position[0]).max() < 1e-9
 

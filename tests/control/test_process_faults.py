@@ -61,7 +61,7 @@ def test_a_node_without_processor_time_stops_the_arm(
     # The latter where the process got no time at all for longer than the timeout.
     assert bench.status["fault"] in ("missed_deadlines", "stale_state"), bench.status
     rig.assert_rests()
-    rig.reset()
+    bench.reset_for_good()
     assert_within_limits(robot, rig.driver.motion())
 
 
@@ -91,7 +91,7 @@ def test_a_control_thread_that_is_starved_stops_the_arm(
     bench.spin(0.6)  # 300 deadlines, and less than the timeout of states
     node.signal(signal.SIGCONT)
     rig.expect("missed_deadlines", "too busy", 0.0)
-    rig.reset()
+    bench.reset_for_good()
     assert_within_limits(robot, rig.driver.motion())
 
 

@@ -118,7 +118,7 @@ def test_pathwise_gradient_has_the_mean_of_the_whole_one_and_its_variance(
             means = torch.randn(512, 4, 2, dtype=torch.float64) @ matrix
             noise = torch.randn(512, actions, 2, dtype=torch.float64)
             made = means[:, :actions] + scale.exp() * noise
-            log_prob = log_prob_of(made, means, scale.expand(512, 2), "marginal")
+            log_prob = log_prob_of(made, means, scale.expand(512, 2), ActorOptions())
             parts = torch.autograd.grad(log_prob.mean(), [matrix, scale])
             repeats.append(torch.cat([part.flatten() for part in parts]))
         return torch.stack(repeats)
@@ -132,10 +132,10 @@ def test_pathwise_gradient_has_the_mean_of_the_whole_one_and_its_variance(
 def test_only_the_draws_that_made_actions_carry_gradient():
     torch.manual_seed(4)
     means = torch.randn(8, 4, 2, requires_grad=True)
-    log_std = torch.full((8, 2), -1.0)
+    log_std, options = torch.full((8, 2), -1.0), ActorOptions()
     actions = means[:, :2] + 0.3 * torch.randn(8, 2, 2)
-    log_prob = pathwise_log_prob(actions, means, log_std, "marginal")
-    torch.testing.assert_close(log_prob, policy_log_prob(actions, means, log_std, "marginal"))
+    log_prob = pathwise_log_prob(actions, means, log_std, options)
+    torch.testing.assert_close(log_prob, policy_log_prob(actions, means, log_std, options))
     log_prob.sum().backward()
     assert means.grad is not None
     assert means.grad[:, :2].ne(0).all()
@@ -153,7 +153,7 @@ def test_options_of_the_first_version_give_the_equations_written_out():
     )
     means = actor.mean(observation, noise.mean)
     action = means[:, :1] + actor.log_std(observation).exp().unsqueeze(1) * noise.action
-    log_prob = policy_log_prob(action, means, actor.log_std(observation), "marginal")
+    log_prob = policy_log_prob(action, means, actor.log_std(observation), options)
     value = value_of(observation, action.clamp(-1, 1))
     soft = (0.3 * log_prob - value).mean()
     mirror = 2.0 * (0.3 + metrics["beta"]) * metrics["mirror_loss"]
