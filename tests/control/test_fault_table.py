@@ -44,7 +44,7 @@ def rig(shared: Rig) -> Rig:
     bench = shared.bench
     set_faults(bench, **NO_FAULTS)
     if bench.status["fault"] != "none":
-        shared.reset()
+        bench.reset_for_good()
     shared.move()
     return shared
 
