@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from smfp_core.config import TrainConfig
 from smfp_core.dm_control_env import PREFIX, make_dm_control
 from smfp_core.strict import ConfigError
 
@@ -87,6 +88,21 @@ def set_training(env: gymnasium.Env, seed: int, steps: int | None = None) -> Non
     task: Any = env.unwrapped
     if hasattr(task, "set_training"):
         task.set_training(seed, steps)
+
+
+def evaluation_env(config: TrainConfig, **extra: Any) -> gymnasium.Env:
+    """An environment to judge in: the task as training leaves it, its curriculum done.
+
+    Args:
+        config: of the training.
+        extra: more keyword arguments of the environment, such as ``render_mode``.
+
+    Raises:
+        ConfigError: see ``make_env``.
+    """
+    env = make_env(config.env_id, config.env_kwargs, **extra)
+    set_training(env, config.seed)
+    return env
 
 
 class Collector:

@@ -14,10 +14,10 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import gymnasium
 import imageio.v3 as imageio
@@ -29,8 +29,9 @@ from rich.table import Table
 
 from smfp_core import checkpoint
 from smfp_core.atomic import write_atomically
-from smfp_core.collector import EVALUATION, episode_seed, make_env, set_training, sizes
+from smfp_core.collector import EVALUATION, episode_seed, evaluation_env, sizes
 from smfp_core.config import TrainConfig, load_config
+from smfp_core.episodes import Episode, Float32, Policy, play
 from smfp_core.policy_file import PolicyFile
 from smfp_core.provenance import here
 from smfp_core.strict import ConfigError, from_mapping, to_mapping
@@ -38,18 +39,28 @@ from smfp_core.strict import ConfigError, from_mapping, to_mapping
 if TYPE_CHECKING:
     from smfp_core.agents import Agent
 
-Policy = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
-"""(observation [n_obs], the episode's generator) to action [n_act]."""
-ActionValue = Callable[[NDArray[np.float32], NDArray[np.float32]], float]
+ActionValue = Callable[[Float32, Float32], Float32]
+"""Q [N] of observations [N, n_obs] and actions [N, n_act]."""
 Mode = Literal["deterministic", "sampled", "best_of_k"]
+_SIDE_BY_SIDE = 20
 
 
 class Sampler(Protocol):
-    """An agent, or a policy file: (observation [n_obs], noise [n_act]) to action [n_act]."""
+    """An agent, or a policy file: observations [N, n_obs], noise [N, n_act] to actions."""
 
-    def sample(
-        self, observation: NDArray[np.float32], noise: NDArray[np.float32]
-    ) -> NDArray[np.float32]: ...
+    def sample_batch(self, observation: Float32, noise: Float32) -> Float32: ...
+
+
+class OneByOne:
+    """A policy file that is asked for one action at a time, as a robot's node asks it."""
+
+    def __init__(self, file: PolicyFile) -> None:
+        self._file = file
+
+    def sample_batch(self, observation: Float32, noise: Float32) -> Float32:
+        """Actions [N, n_act] for observations [N, n_obs] and noise [N, n_act]."""
+        pairs = zip(observation, noise, strict=True)
+        return np.stack([self._file.sample(o, e).copy() for o, e in pairs])
 
 
 @dataclass(frozen=True)
@@ -70,80 +81,65 @@ class Evaluation:
     final_angle_median_rad: float | None = None
 
 
-def deterministic(sampler: Sampler, noise: NDArray[np.float32]) -> Policy:
+def deterministic(sampler: Sampler, noise: Float32) -> Policy:
     """The policy with one fixed noise [n_act]."""
-    return lambda observation, rng: sampler.sample(observation, noise)
+    return lambda observation, episodes: sampler.sample_batch(
+        observation, np.tile(noise, (len(episodes), 1))
+    )
 
 
-def policies(sampler: Sampler, noise: NDArray[np.float32]) -> dict[Mode, Policy]:
+def policies(sampler: Sampler, noise: Float32) -> dict[Mode, Policy]:
     """The modes that need no critics; ``noise`` [n_act] is that of the deterministic one."""
-    size = len(noise)
     return {
         "deterministic": deterministic(sampler, noise),
-        "sampled": lambda o, rng: sampler.sample(o, rng.standard_normal(size, np.float32)),
+        "sampled": lambda o, episodes: sampler.sample_batch(o, draw(episodes, noise.shape)),
     }
 
 
-def agent_policies(agent: Agent, noise: NDArray[np.float32]) -> dict[Mode, Policy]:
+def agent_policies(agent: Agent, noise: Float32) -> dict[Mode, Policy]:
     """All modes of an agent."""
     shape = (agent.config.best_of_k, agent.n_act)
     return {
         **policies(agent, noise),
-        "best_of_k": lambda o, rng: agent.best_of(o, rng.standard_normal(shape, np.float32)),
+        "best_of_k": lambda o, episodes: agent.best_of(o, draw(episodes, shape)),
     }
 
 
-def run_episodes(
-    env: gymnasium.Env,
-    mode: Mode,
-    policy: Policy,
-    seeds: list[int],
-    value: tuple[ActionValue, float] | None = None,
-) -> Evaluation:
-    """Run one episode a seed.
+def draw(episodes: Sequence[Episode], shape: tuple[int, ...]) -> Float32:
+    """Normal noise of this shape for each episode, from its own generator, [N, *shape]."""
+    return np.stack([episode.rng.standard_normal(shape, np.float32) for episode in episodes])
 
-    Args:
-        env: from ``make_env``.
-        mode: name of the policy's mode.
-        policy: what acts.
-        seeds: seeds of the episodes, and of the policy's noise in them.
-        value: Q and the discount that it was learned with, for ``q_excess``.
+
+def summed_up(
+    mode: Mode, episodes: Sequence[Episode], value: tuple[ActionValue, float] | None = None
+) -> Evaluation:
+    """The outcome of episodes that have ended, played in ``mode``.
+
+    ``value`` is Q and the discount that it was learned with, for ``q_excess``.
     """
-    returns, successes, errors, angles, excesses = [], [], [], [], []
-    for seed in seeds:
-        rng = np.random.default_rng(seed)
-        observation = np.asarray(env.reset(seed=seed)[0], np.float32)
-        rewards: list[float] = []
-        done, predicted = False, 0.0
-        info: dict[str, Any] = {}
-        while not done:
-            action = policy(observation, rng)
-            if value and not rewards:
-                predicted = value[0](observation, action)
-            raw, reward, terminated, truncated, info = env.step(action)
-            observation = np.asarray(raw, np.float32)
-            rewards.append(float(reward))
-            done = terminated or truncated
-        returns.append(sum(rewards))
-        if value:
-            discounts = value[1] ** np.arange(len(rewards))
-            excesses.append(predicted - float(discounts @ np.array(rewards)))
-        if "is_success" in info:
-            successes.append(float(info["is_success"]))
-        if "distance_m" in info:
-            errors.append(float(info["distance_m"]))
-        if "angle_rad" in info:
-            angles.append(float(info["angle_rad"]))
+    returns = [episode.total for episode in episodes]
+
+    def told(name: str) -> list[float]:
+        return [float(e.info[name]) for e in episodes if name in e.info]
+
+    successes, errors, angles = told("is_success"), told("distance_m"), told("angle_rad")
     return Evaluation(
         mode,
-        len(seeds),
+        len(episodes),
         float(np.mean(returns)),
         float(np.std(returns)),
         float(np.mean(successes)) if successes else None,
         float(np.median(errors)) if errors else None,
-        float(np.mean(excesses)) if excesses else None,
+        _q_excess(episodes, *value) if value else None,
         float(np.median(angles)) if angles else None,
     )
+
+
+def _q_excess(episodes: Sequence[Episode], q: ActionValue, discount: float) -> float:
+    first = [episode.first for episode in episodes if episode.first is not None]
+    predicted = q(np.stack([o for o, _ in first]), np.stack([a for _, a in first]))
+    observed = [discount ** np.arange(len(e.rewards)) @ np.array(e.rewards) for e in episodes]
+    return float(np.mean(predicted - np.array(observed)))
 
 
 def load_agent(run: Path) -> tuple[Agent, gymnasium.Env]:
@@ -155,8 +151,7 @@ def load_agent(run: Path) -> tuple[Agent, gymnasium.Env]:
     from smfp_core.agents import make_agent  # torch: a policy file is evaluated without it
 
     config = dataclasses.replace(load_config(run / "config.yaml"), compile=False)
-    env = make_env(config.env_id, config.env_kwargs)
-    set_training(env, config.seed)
+    env = evaluation_env(config)
     agent = make_agent(config, *sizes(env))
     agent.restore(checkpoint.load_agent_tensors(checkpoint.latest(run / "checkpoints")))
     return agent, env
@@ -169,20 +164,17 @@ def film(
     path: Path,
 ) -> None:
     """Write one episode a seed to a film; its suffix says the format."""
-    env = make_env(config.env_id, config.env_kwargs, render_mode="rgb_array")
-    set_training(env, config.seed)
+    env = evaluation_env(config, render_mode="rgb_array")
     stride = 4 if path.suffix == ".gif" else 2  # a GIF at full rate and size would be huge
     frames: list[NDArray[np.uint8]] = []
-    for seed in seeds:
-        raw, _ = env.reset(seed=seed)
-        rng = np.random.default_rng(seed)
-        done, step = False, 0
-        while not done:
-            if step % stride == 0:
+    for i, seed in enumerate(seeds):
+        episode = Episode(i, seed, env)
+        while not episode.done:
+            if len(episode.rewards) % stride == 0:
                 frame = np.asarray(env.render(), np.uint8)
                 frames.append(frame[::2, ::2] if path.suffix == ".gif" else frame)
-            raw, _, terminated, truncated, _ = env.step(policy(np.asarray(raw, np.float32), rng))
-            done, step = terminated or truncated, step + 1
+            (action,) = policy(episode.observation[None], [episode])
+            episode.step(action)
     rate_hz = env.metadata["render_fps"] / stride
     env.close()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,30 +210,31 @@ class Arguments:
     """Episodes in the film."""
 
 
-def _load(path: Path) -> tuple[TrainConfig, gymnasium.Env, dict[Mode, Policy]]:
+def _load(path: Path) -> tuple[TrainConfig, list[gymnasium.Env], dict[Mode, Policy]]:
     if path.suffix == ".onnx":
         file = PolicyFile.load(path)
         config = from_mapping(TrainConfig, file.metadata.training.config)
-        env = make_env(config.env_id, config.env_kwargs)
-        set_training(env, config.seed)
-        return config, env, policies(file, file.deterministic_noise)
+        modes = policies(OneByOne(file), file.deterministic_noise)
+        return config, [evaluation_env(config)], modes
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run or policy file")
     agent, env = load_agent(path)
-    return agent.config, env, agent_policies(agent, deterministic_noise(path, agent.n_act))
+    envs = [env, *(evaluation_env(agent.config) for _ in range(_SIDE_BY_SIDE - 1))]
+    return agent.config, envs, agent_policies(agent, deterministic_noise(path, agent.n_act))
 
 
 def main() -> None:
     """Entry point of ``python -m smfp_core.evaluate``."""
     arguments = tyro.cli(Arguments, prog="python -m smfp_core.evaluate")
     try:
-        config, env, modes = _load(arguments.policy)
+        config, envs, modes = _load(arguments.policy)
     except ValueError as error:
         sys.exit(f"error: {error}")
     started = time.monotonic()
     seeds = [episode_seed(arguments.seed, EVALUATION, i) for i in range(arguments.episodes)]
-    results = [run_episodes(env, mode, policy, seeds) for mode, policy in modes.items()]
-    env.close()
+    results = [summed_up(mode, play(envs, policy, seeds)) for mode, policy in modes.items()]
+    for env in envs:
+        env.close()
     if arguments.video:
         try:
             chosen = seeds[: arguments.video_episodes]

@@ -94,7 +94,7 @@ class SeedTrainer:
     @torch.no_grad()
     def _explore(self) -> list[Any]:
         agents = [t.agent for t in self.trainers]
-        observations = [t.agent.normal_row(t.collector.observation) for t in self.trainers]
+        observations = [t.agent.normal_rows(t.collector.observation[None]) for t in self.trainers]
         noise = stacked([agent.draw_explore(1) for agent in agents])
         agent = self._agent
 

@@ -20,13 +20,14 @@ from smfp_core.collector import (
     NOISE_CHOICE,
     Collector,
     episode_seed,
+    evaluation_env,
     make_env,
-    set_training,
     sizes,
 )
 from smfp_core.config import TrainConfig
 from smfp_core.contract import keep_contract
-from smfp_core.evaluate import agent_policies, deterministic, run_episodes
+from smfp_core.episodes import play
+from smfp_core.evaluate import agent_policies, summed_up
 from smfp_core.progress import RunLog
 from smfp_core.replay import Batch, MultiStep, ReplayBuffer
 
@@ -49,8 +50,7 @@ class Trainer:
         self.config, self.folder = config, folder
         self.env = make_env(config.env_id, config.env_kwargs)
         keep_contract(folder, self.env)
-        self.eval_env = make_env(config.env_id, config.env_kwargs)
-        set_training(self.eval_env, config.seed)
+        self.eval_envs = [evaluation_env(config) for _ in range(config.eval_episodes)]
         n_obs, self.n_act = sizes(self.env)
         self.agent = make_agent(config, n_obs, self.n_act)
         self.replay = ReplayBuffer(
@@ -169,8 +169,8 @@ class Trainer:
         ]
         value = (self.agent.q, self.config.discount)
         for mode, policy in agent_policies(self.agent, noise).items():
-            result = run_episodes(self.eval_env, mode, policy, seeds, value)
-            log.evaluation(self.step, self.wall_s, result)
+            episodes = play(self.eval_envs, policy, seeds)
+            log.evaluation(self.step, self.wall_s, summed_up(mode, episodes, value))
 
     def _choose_noise(self) -> NDArray[np.float32]:
         """The deterministic mode's noise [n_act]: the best of some draws and zero, by mean return.
@@ -183,13 +183,16 @@ class Trainer:
         last = self.step == self.config.steps
         episodes = range(self.config.eval_episodes if last else _NOISE_EPISODES)
         seeds = [episode_seed(self.config.seed, NOISE_CHOICE, i) for i in episodes]
-        tried = choices if len(choices) > 1 else ()
-        returns = [
-            run_episodes(
-                self.eval_env, "deterministic", deterministic(self.agent, choice), seeds
-            ).return_mean
-            for choice in tried
-        ]
+        returns: list[float] = []
+        if len(choices) > 1:
+            tried = np.repeat(choices, len(seeds), 0)  # each on all of these episodes
+            played = play(
+                self.eval_envs,
+                lambda o, episodes: self.agent.sample_batch(o, tried[[e.index for e in episodes]]),
+                seeds * len(choices),
+            )
+            totals = np.array([episode.total for episode in played])
+            returns = totals.reshape(len(choices), -1).mean(1).tolist()
         best = choices[int(np.argmax(returns)) if returns else 0]
         record = {"noise": best.tolist(), "returns": returns, "step": self.step}
         write_atomically(self.folder / "deterministic_noise.json", json.dumps(record))

@@ -100,32 +100,41 @@ class Agent(ABC):
     @torch.no_grad()
     def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         """Action [n_act] for collecting."""
-        normal = self.normal_row(observation)
+        normal = self.normal_rows(observation[None])
         action = self.explore(self.actor.module, self._q(), normal, self.draw_explore(1))
         return action[0].cpu().numpy()
 
-    @torch.no_grad()
     def sample(
         self, observation: NDArray[np.float32], noise: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """The deployed sample [n_act] for given noise [n_act]."""
-        normal = self.normal_row(observation)
-        return self.policy(normal, self._on_device(noise)[None, None])[0, 0].cpu().numpy()
+        return self.sample_batch(observation[None], noise[None])[0]
+
+    @torch.no_grad()
+    def sample_batch(
+        self, observation: NDArray[np.float32], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Deployed samples [N, n_act] for observations [N, n_obs] and noise [N, n_act]."""
+        action = self.policy(self.normal_rows(observation), self._on_device(noise).unsqueeze(1))
+        return action.squeeze(1).cpu().numpy()
 
     @torch.no_grad()
     def best_of(
         self, observation: NDArray[np.float32], noise: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Of the samples for noise [K, n_act] the one [n_act] with the highest Q."""
-        normal = self.normal_row(observation)
-        actions = self.policy(normal, self._on_device(noise)[None])
-        return actions[0, int(self.value(normal, actions).argmax())].cpu().numpy()
+        """Of the samples for noise [N, K, n_act] those with the highest Q, [N, n_act]."""
+        normal = self.normal_rows(observation)
+        actions = self.policy(normal, self._on_device(noise))
+        best = self.value(normal, actions).argmax(-1)[:, None, None]
+        return torch.take_along_dim(actions, best, 1).squeeze(1).cpu().numpy()
 
     @torch.no_grad()
-    def q(self, observation: NDArray[np.float32], action: NDArray[np.float32]) -> float:
-        """Least of the critics' values of one pair."""
-        actions = self._on_device(action)[None, None]
-        return self.value(self.normal_row(observation), actions).item()
+    def q(
+        self, observation: NDArray[np.float32], action: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Least of the critics' values, [N], of N pairs."""
+        actions = self._on_device(action).unsqueeze(1)
+        return self.value(self.normal_rows(observation), actions).squeeze(1).cpu().numpy()
 
     def value(self, observation: Tensor, actions: Tensor) -> Tensor:
         """Q of actions [B, J, n_act] at normalised observations, [B, J]."""
@@ -199,8 +208,9 @@ class Agent(ABC):
     def _normal(self, observation: Tensor) -> Tensor:
         return self.normalizer(observation) if self.config.normalize_observations else observation
 
-    def normal_row(self, observation: NDArray[np.float32]) -> Tensor:
-        return self._normal(torch.from_numpy(observation)).unsqueeze(0).to(self.device)
+    def normal_rows(self, observation: NDArray[np.float32]) -> Tensor:
+        """Observations [N, n_obs] normalised, on the device."""
+        return self._normal(torch.from_numpy(observation)).to(self.device)
 
     def _on_device(self, array: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(array).to(self.device)

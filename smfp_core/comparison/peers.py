@@ -13,7 +13,7 @@ import csv
 import importlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 
 from smfp_core.collector import EVALUATION, episode_seed, make_env, sizes
 from smfp_core.comparison.plan import PeerConfig
-from smfp_core.evaluate import Mode, Policy, run_episodes
+from smfp_core.episodes import Episode, Policy, play
+from smfp_core.evaluate import Mode, draw, summed_up
 from smfp_core.provenance import keep_provenance
 from smfp_core.strict import ConfigError, load_dataclass
 
 Distribution = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Mean and standard deviation, before tanh, of the action at one observation."""
+"""Mean and standard deviation, before tanh, of the actions at observations [N, n_obs]."""
 
 
 def make_model(config: PeerConfig, env: gymnasium.Env) -> Any:
@@ -70,8 +71,9 @@ def distribution_of(model: Any) -> Distribution | None:
             return gaussian.mean()[0], gaussian.stddev()[0]
 
         def of_jax(observation: NDArray[np.float32]) -> tuple[Any, Any]:
-            mean, std = jitted(model.policy.actor_state, observation)
-            return np.asarray(mean), np.asarray(std)
+            # Row by row: every other number of rows would be compiled anew.
+            pairs = [jitted(model.policy.actor_state, row) for row in observation]
+            return np.stack([mean for mean, _ in pairs]), np.stack([std for _, std in pairs])
 
         return of_jax
     if not hasattr(model.actor, "get_action_dist_params"):
@@ -80,10 +82,8 @@ def distribution_of(model: Any) -> Distribution | None:
 
     def of_torch(observation: NDArray[np.float32]) -> tuple[Any, Any]:
         with torch.no_grad():
-            mean, log_std, _ = model.actor.get_action_dist_params(
-                torch.as_tensor(observation[None])
-            )
-        return mean[0].numpy(), log_std[0].exp().numpy()
+            mean, log_std, _ = model.actor.get_action_dist_params(torch.as_tensor(observation))
+        return mean.numpy(), log_std.exp().numpy()
 
     return of_torch
 
@@ -95,20 +95,31 @@ def modes_of(model: Any) -> dict[Mode, Policy]:
     goes on with: how often a run is evaluated does not change what it learns.
     """
 
+    distribution = distribution_of(model)
+
     def deterministic(
-        observation: NDArray[np.float32], rng: np.random.Generator
+        observation: NDArray[np.float32], episodes: Sequence[Episode]
     ) -> NDArray[np.float32]:
+        if hasattr(model.policy, "actor_state"):  # jax, as above
+            rows = [model.predict(row, deterministic=True)[0] for row in observation]
+            return np.stack(rows).astype(np.float32)
         return np.asarray(model.predict(observation, deterministic=True)[0], np.float32)
 
-    distribution = distribution_of(model)
     if distribution is None:
         return {"deterministic": deterministic}
 
-    def sampled(observation: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    def sampled(
+        observation: NDArray[np.float32], episodes: Sequence[Episode]
+    ) -> NDArray[np.float32]:
         mean, std = distribution(observation)
-        return np.tanh(mean + std * rng.standard_normal(len(mean), np.float32))
+        return np.tanh(mean + std * draw(episodes, mean.shape[1:]))
 
     return {"deterministic": deterministic, "sampled": sampled}
+
+
+def uniform(episodes: Sequence[Episode], n_act: int) -> NDArray[np.float32]:
+    """An action [n_act] for each episode, uniform in the box, from its own generator."""
+    return np.stack([e.rng.uniform(-1, 1, n_act) for e in episodes]).astype(np.float32)
 
 
 def run(config: PeerConfig, folder: Path) -> None:
@@ -117,7 +128,9 @@ def run(config: PeerConfig, folder: Path) -> None:
     Raises:
         ConfigError: see ``make_model``.
     """
-    env, eval_env = (make_env(config.env_id, config.env_kwargs) for _ in range(2))
+    env, *eval_envs = [
+        make_env(config.env_id, config.env_kwargs) for _ in range(1 + config.eval_episodes)
+    ]
     n_act = sizes(env)[1]
     seeds = [episode_seed(config.seed, EVALUATION, i) for i in range(config.eval_episodes)]
     started = time.monotonic()
@@ -127,14 +140,14 @@ def run(config: PeerConfig, folder: Path) -> None:
 
         def evaluate(step: int, modes: dict[Mode, Policy]) -> None:
             for mode, policy in modes.items():
-                r = run_episodes(eval_env, mode, policy, seeds)
+                r = summed_up(mode, play(eval_envs, policy, seeds))
                 wall_s = round(time.monotonic() - started, 2)
                 writer.writerow([step, wall_s, mode, r.episodes, r.return_mean, r.return_std])
                 print(f"step {step} ({wall_s:.0f} s) {mode}: return {r.return_mean:.1f}")
             file.flush()
 
         if config.peer == "random":
-            evaluate(0, {"sampled": lambda o, rng: rng.uniform(-1, 1, n_act).astype(np.float32)})
+            evaluate(0, {"sampled": lambda o, episodes: uniform(episodes, n_act)})
             return
         model, step = make_model(config, env), 0
         while step < config.steps:

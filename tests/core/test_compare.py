@@ -25,6 +25,7 @@ from smfp_core.comparison import report, results, statistics
 from smfp_core.comparison.plan import CompareConfig, PeerConfig, Run, plan
 from smfp_core.comparison.results import Row
 from smfp_core.comparison.runs import Outcome, Stop, run_here
+from smfp_core.episodes import Episode
 from smfp_core.strict import ConfigError, load_dataclass
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -518,9 +519,9 @@ def test_peers_sampled_action_has_the_distribution_of_the_librarys_own():
     env = make_env("Pendulum-v1", {})
     config = PeerConfig("sb3_sac", "Pendulum-v1", 0, 10, 10, 1)
     model = make_model(config, env)
-    observation = env.reset(seed=0)[0]
-    rng = np.random.default_rng(0)
-    ours = [modes_of(model)["sampled"](observation, rng)[0] for _ in range(500)]
+    episode = Episode(0, 0, env)
+    observation = episode.observation
+    ours = modes_of(model)["sampled"](np.tile(observation, (500, 1)), [episode] * 500)[:, 0]
     torch.manual_seed(0)
     theirs = [model.predict(observation, deterministic=False)[0][0] for _ in range(500)]
     quantiles = np.linspace(0.1, 0.9, 9)

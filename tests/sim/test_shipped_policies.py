@@ -11,7 +11,8 @@ import pytest
 
 from smfp_core.collector import make_env
 from smfp_core.config import TrainConfig
-from smfp_core.evaluate import deterministic, run_episodes
+from smfp_core.episodes import play
+from smfp_core.evaluate import OneByOne, deterministic, summed_up
 from smfp_core.policy_file import PolicyFile
 from smfp_core.robot import load_robot
 from smfp_core.strict import from_mapping
@@ -44,8 +45,8 @@ def test_it_reaches_its_goals(path: Path) -> None:
     policy = PolicyFile.load(path)
     config = from_mapping(TrainConfig, policy.metadata.training.config)
     env = make_env(config.env_id, config.env_kwargs)
-    act = deterministic(policy, policy.deterministic_noise)
-    result = run_episodes(env, "deterministic", act, list(range(10)))
+    act = deterministic(OneByOne(policy), policy.deterministic_noise)
+    result = summed_up("deterministic", play([env], act, range(10)))
     env.close()
     assert result.success_rate is not None and result.success_rate >= 0.7
     assert np.isfinite(result.return_mean)
