@@ -70,14 +70,15 @@ class TrainConfig:
     """Whether the mirror-descent regression is part of the actor's loss."""
     flow_steps: int = 10
     """Network evaluations of one sample of ``flow``."""
-    loss_candidates: int = 4
-    """K: noise draws in the entropy estimate, and candidates of pi_k for the mirror step."""
+    loss_candidates: int = 2
+    """K: noise draws in the entropy estimate, and candidates of pi_k for the mirror step. The
+    marginal estimate tells at most K modes."""
     density_draws: int = 0
     """Draws that the candidates' density is estimated from, where more than K; few overrate rare
     modes."""
     act_candidates: int = 8
     """Actions drawn when collecting; the best by Q is taken. TD targets take the best of half as
-    many of the K candidates: of one, if this is 2 or less."""
+    many of the K candidates, of all if there are fewer: of one, if this is 2 or less."""
     mirror_weight: float = 3.0
     """lambda: weight of the mirror-descent regression, in the unit alpha + beta: far more, and it
     holds the policy wider than the temperature asks for."""
