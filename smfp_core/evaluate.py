@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 ActionValue = Callable[[Float32, Float32], Float32]
 """Q [N] of observations [N, n_obs] and actions [N, n_act]."""
 Mode = Literal["deterministic", "sampled", "best_of_k"]
-_SIDE_BY_SIDE = 20
+SIDE_BY_SIDE = 20
+"""Episodes of an agent that are played at once."""
 
 
 class Sampler(Protocol):
@@ -142,8 +143,8 @@ def _q_excess(episodes: Sequence[Episode], q: ActionValue, discount: float) -> f
     return float(np.mean(predicted - np.array(observed)))
 
 
-def load_agent(run: Path) -> tuple[Agent, gymnasium.Env]:
-    """The agent of a run's newest checkpoint, and an environment for it.
+def load_agent(run: Path) -> Agent:
+    """The agent of a run's newest checkpoint.
 
     Raises:
         ConfigError, CheckpointError: the run is incomplete or of another version.
@@ -153,8 +154,9 @@ def load_agent(run: Path) -> tuple[Agent, gymnasium.Env]:
     config = dataclasses.replace(load_config(run / "config.yaml"), compile=False)
     env = evaluation_env(config)
     agent = make_agent(config, *sizes(env))
+    env.close()
     agent.restore(checkpoint.load_agent_tensors(checkpoint.latest(run / "checkpoints")))
-    return agent, env
+    return agent
 
 
 def film(
@@ -218,8 +220,8 @@ def _load(path: Path) -> tuple[TrainConfig, list[gymnasium.Env], dict[Mode, Poli
         return config, [evaluation_env(config)], modes
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run or policy file")
-    agent, env = load_agent(path)
-    envs = [env, *(evaluation_env(agent.config) for _ in range(_SIDE_BY_SIDE - 1))]
+    agent = load_agent(path)
+    envs = [evaluation_env(agent.config) for _ in range(SIDE_BY_SIDE)]
     return agent.config, envs, agent_policies(agent, deterministic_noise(path, agent.n_act))
 
 

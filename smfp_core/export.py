@@ -26,6 +26,7 @@ from smfp_core import checkpoint
 from smfp_core.agents.flow import FlowAgent
 from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.atomic import write_atomically
+from smfp_core.collector import evaluation_env
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.contract import PolicyContract, contract_of, keep_contract
 from smfp_core.evaluate import deterministic_noise, load_agent
@@ -175,8 +176,9 @@ def export_run(run: Path, output: Path) -> PolicyFile:
         ConfigError, CheckpointError: the run is incomplete, or its task has no policy contract.
         PolicyFileError: the file does not pass its own checks.
     """
-    agent, env = load_agent(run)
+    agent = load_agent(run)
     config = load_config(run / "config.yaml")
+    env = evaluation_env(config)
     contract = contract_of(env)
     if contract is None:
         raise ConfigError(f"env_id: '{config.env_id}' drives no robot: nothing to export for")

@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
@@ -22,9 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from smfp_core.atomic import write_atomically
-from smfp_core.collector import EVALUATION, episode_seed
+from smfp_core.collector import EVALUATION, episode_seed, evaluation_env
 from smfp_core.config import load_config
-from smfp_core.evaluate import load_agent
+from smfp_core.episodes import Episode, Float32, play
+from smfp_core.evaluate import SIDE_BY_SIDE, load_agent
 from smfp_core.provenance import Provenance, here
 from smfp_core.strict import to_mapping
 
@@ -97,25 +98,23 @@ def train(arguments: Arguments, agent: str, seed: int) -> Path:
 
 def count(folder: Path, name: str, seed: int, starts: int, repeats: int) -> Ways:
     """Sampled episodes of a trained agent."""
-    agent, env = load_agent(folder)
-    ways: list[list[str]] = []  # of each start, those of its successful episodes
-    returns: list[float] = []
-    for start in range(starts):
-        ways.append([])
-        for repeat in range(repeats):
-            episode = episode_seed(EVALUATION_SEED, EVALUATION, start)
-            rng = np.random.default_rng([episode, repeat])
-            observation, total, done = env.reset(seed=episode)[0], 0.0, False
-            info: dict[str, Any] = {}
-            while not done:
-                action = agent.sample(observation, rng.standard_normal(agent.n_act, np.float32))
-                observation, reward, terminated, truncated, info = env.step(action)
-                total += float(reward)
-                done = terminated or truncated
-            returns.append(total)
-            if info["is_success"]:
-                ways[-1].append(info["way"] or "straight")
-    env.close()
+    agent = load_agent(folder)
+    envs = [evaluation_env(agent.config) for _ in range(SIDE_BY_SIDE)]
+    beginnings = [episode_seed(EVALUATION_SEED, EVALUATION, i) for i in range(starts)]
+    rngs = [np.random.default_rng([start, r]) for start in beginnings for r in range(repeats)]
+
+    def sampled(observation: Float32, episodes: Sequence[Episode]) -> Float32:
+        noise = [rngs[e.index].standard_normal(agent.n_act, np.float32) for e in episodes]
+        return agent.sample_batch(observation, np.stack(noise))
+
+    played = play(envs, sampled, [start for start in beginnings for _ in range(repeats)])
+    for env in envs:
+        env.close()
+    ways: list[list[str]] = [[] for _ in beginnings]  # of each start's successful episodes
+    for episode in played:
+        if episode.info["is_success"]:
+            ways[episode.index // repeats].append(episode.info["way"] or "straight")
+    returns = [episode.total for episode in played]
     taken = [way for group in ways for way in group]
     repeated = [len(set(group)) > 1 for group in ways if len(group) > 1]
     return Ways(
