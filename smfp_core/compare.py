@@ -37,6 +37,13 @@ class Arguments:
     """Output folder: runs, results.csv, table.md, curves (default runs/compare/<config>)."""
     workers: int | None = None
     """Runs side by side, one thread each (default: one a core)."""
+    tasks: tuple[str, ...] = ()
+    """Run only these tasks of the configuration in this call; what is there of the others is
+    reported with them."""
+    agents: tuple[str, ...] = ()
+    """Run only these agents in this call (and the random policy)."""
+    seeds: tuple[int, ...] = ()
+    """Run only these seeds in this call."""
     ray_address: str | None = None
     """Run on the Ray cluster at this address, or on a new one here with 'local'."""
     have: tuple[Path, ...] = ()
@@ -77,16 +84,40 @@ def taken_from(paths: Sequence[Path], runs: Sequence[Run]) -> Taken:
     return taken
 
 
-class _Progress:
-    """Says how each run ended and keeps results.csv up to date."""
+def part_of(arguments: Arguments, config: CompareConfig, runs: Sequence[Run]) -> list[Run]:
+    """The runs that this call is asked for.
 
-    def __init__(self, runs: Sequence[Run], taken: Taken, out: Path) -> None:
-        self._runs, self._taken, self._out = runs, taken, out
+    Raises:
+        ConfigError: a task, agent or seed is none of the configuration's.
+    """
+    for name in ("tasks", "agents", "seeds"):
+        known = list(getattr(config, name))
+        for value in getattr(arguments, name):
+            if value not in known:
+                raise ConfigError(f"--{name}: {value} is none of the configuration's {known}")
+    agents = (*arguments.agents, report.RANDOM) if arguments.agents else ()
+    return [
+        run
+        for run in runs
+        if (not arguments.tasks or run.task in arguments.tasks)
+        and (not agents or run.agent in agents)
+        and (not arguments.seeds or run.seed in arguments.seeds)
+    ]
+
+
+class _Progress:
+    """Says how each run ended and keeps results.csv up to date.
+
+    ``expected`` is the number of runs to hear of, ``runs`` are those whose results are kept.
+    """
+
+    def __init__(self, runs: Sequence[Run], expected: int, taken: Taken, out: Path) -> None:
+        self._runs, self._expected, self._taken, self._out = runs, expected, taken, out
         self.outcomes: list[Outcome] = []
 
     def __call__(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        count = f"[{len(self.outcomes)}/{len(self._runs)}]"
+        count = f"[{len(self.outcomes)}/{self._expected}]"
         text = f"{count} {outcome.state}: {outcome.run.name}"
         if outcome.wall_s:
             text += f" ({outcome.wall_s:.0f} s)"
@@ -144,8 +175,9 @@ def compare(arguments: Arguments) -> int:
         raise ConfigError(f"--workers: must be at least 1, got {arguments.workers}")
     if arguments.config is None and arguments.report_only is None:
         raise ConfigError("--config: missing; give a YAML, for example config/compare/smoke.yaml")
-    if arguments.report_only and arguments.have:
-        raise ConfigError("--have: has no meaning with --report-only, which runs nothing")
+    for option in ("have", "tasks", "agents", "seeds"):
+        if arguments.report_only and getattr(arguments, option):
+            raise ConfigError(f"--{option}: has no meaning with --report-only, which runs nothing")
     name = arguments.config.stem if arguments.config else "results"
     out = arguments.out or Path("runs") / "compare" / name
     config = load_dataclass(CompareConfig, arguments.config) if arguments.config else None
@@ -154,17 +186,19 @@ def compare(arguments: Arguments) -> int:
         out = arguments.out or arguments.report_only.parent
         rows = results.read(arguments.report_only)
     else:
-        assert arguments.config is not None
+        assert arguments.config is not None and config is not None
         runs = plan(arguments.config, out.resolve())
+        part = part_of(arguments, config, runs)
+        part += [run for run in runs if run not in part and run.finished]
         out.mkdir(parents=True, exist_ok=True)
         taken = taken_from(arguments.have, runs)
-        progress = _Progress(runs, taken, out)
+        missing = [run for run in part if run.name not in taken]
+        progress = _Progress(runs, len(taken) + len(missing), taken, out)
         for run in runs:
             if run.name in taken:
                 progress(Outcome(run, "taken", source=str(taken[run.name][0])))
         stop.listen()
         workers = arguments.workers or len(os.sched_getaffinity(0))
-        missing = [run for run in runs if run.name not in taken]
         if arguments.ray_address:
             run_on_ray(missing, arguments.ray_address, workers, stop, progress)
         else:

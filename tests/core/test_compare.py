@@ -14,13 +14,14 @@ from collections.abc import Callable
 from importlib import util
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from smfp_core.collector import make_env
-from smfp_core.compare import Arguments, compare, taken_from
+from smfp_core.compare import Arguments, compare, part_of, taken_from
 from smfp_core.comparison import report, results, statistics
 from smfp_core.comparison.plan import CompareConfig, PeerConfig, Run, plan
 from smfp_core.comparison.results import Row
@@ -242,6 +243,43 @@ def test_complete_runs_of_other_results_are_taken_and_only_the_rest_is_run(
         (2, "finished", ""),
     }
     assert all(bool(run["git_revision"]) == (run["seed"] == 2) for run in runs)
+
+
+def test_part_of_a_comparison_joins_what_is_there(unbroken: Path, tmp_path: Path):
+    shutil.copytree(unbroken / "out", tmp_path / "out")
+    config = write_config(tmp_path, tasks=["Pendulum-v1"], seeds=[1, 2, 3])
+    arguments = ("--config", config, "--out", tmp_path / "out", "--seeds", "3")
+    result = call(*arguments, "--json", tmp_path / "compare.json")
+    assert result.returncode == 0, result.stderr
+    runs = json.loads((tmp_path / "compare.json").read_text())["runs"]
+    assert {(run["agent"], run["seed"], run["state"]) for run in runs} == {
+        ("smfp", 1, "skipped"),
+        ("random", 1, "skipped"),
+        ("smfp", 3, "finished"),
+        ("random", 3, "finished"),
+    }
+    rows = numbers(tmp_path / "out" / "results.csv")
+    assert {row["seed"] for row in rows} == {"1", "3"}
+    assert not (tmp_path / "out" / "Pendulum-v1" / "smfp" / "seed_2").exists()
+
+
+def test_part_has_the_tasks_agents_and_seeds_that_are_named(tmp_path: Path):
+    agents = {"smfp": {"base": "base.yaml"}, "other": {"peer": "sb3_sac"}}
+    path = write_config(tmp_path, tasks=["A", "B"], agents=agents, seeds=[5, 6])
+    config, runs = load_dataclass(CompareConfig, path), plan(path, tmp_path / "out")
+
+    def chosen(**options: Any) -> list[str]:
+        return [run.name for run in part_of(Arguments(**options), config, runs)]
+
+    assert chosen() == [run.name for run in runs]
+    assert chosen(tasks=("B",), agents=("other",), seeds=(6,)) == [
+        "B other seed 6",
+        "B random seed 6",
+    ]
+    assert len(chosen(agents=("smfp",))) == len(runs) - 4
+    for options in ({"tasks": ("C",)}, {"agents": ("sac",)}, {"seeds": (7,)}):
+        with pytest.raises(ConfigError, match=rf"--{next(iter(options))}: .* is none of"):
+            chosen(**options)
 
 
 def test_results_of_a_shorter_comparison_are_not_taken_and_those_of_a_longer_one_refused(
