@@ -189,20 +189,20 @@ def compare(arguments: Arguments) -> int:
         assert arguments.config is not None and config is not None
         runs = plan(arguments.config, out.resolve())
         part = part_of(arguments, config, runs)
-        part += [run for run in runs if run not in part and run.finished]
         out.mkdir(parents=True, exist_ok=True)
         taken = taken_from(arguments.have, runs)
-        missing = [run for run in part if run.name not in taken]
-        progress = _Progress(runs, len(taken) + len(missing), taken, out)
+        # Those that finished in an earlier call are passed over, but heard of.
+        due = [r for r in runs if r.name not in taken and (r in part or r.finished)]
+        progress = _Progress(runs, len(taken) + len(due), taken, out)
         for run in runs:
             if run.name in taken:
                 progress(Outcome(run, "taken", source=str(taken[run.name][0])))
         stop.listen()
         workers = arguments.workers or len(os.sched_getaffinity(0))
         if arguments.ray_address:
-            run_on_ray(missing, arguments.ray_address, workers, stop, progress)
+            run_on_ray(due, arguments.ray_address, workers, stop, progress)
         else:
-            run_here(missing, workers, stop, progress)
+            run_here(due, workers, stop, progress)
         rows, outcomes = progress.save(), progress.outcomes
     reference = config.reference if config else CompareConfig.reference
     rows = ordered(rows, config)

@@ -8,9 +8,8 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 
-Float32 = NDArray[np.float32]
+from smfp_core.specs import Float32
 
 
 class Episode:

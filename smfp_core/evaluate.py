@@ -31,9 +31,10 @@ from smfp_core import checkpoint
 from smfp_core.atomic import write_atomically
 from smfp_core.collector import EVALUATION, episode_seed, evaluation_env, sizes
 from smfp_core.config import TrainConfig, load_config
-from smfp_core.episodes import Episode, Float32, Policy, play
+from smfp_core.episodes import Episode, Policy, play
 from smfp_core.policy_file import PolicyFile
 from smfp_core.provenance import here
+from smfp_core.specs import Float32
 from smfp_core.strict import ConfigError, from_mapping, to_mapping
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from smfp_core.specs import (
     SPATIAL_FIELDS,
     ActionSpec,
     ControlAssumptions,
+    Float32,
     ObservationSpec,
 )
 from smfp_core.strict import ConfigError, from_mapping
@@ -34,8 +35,6 @@ SCHEMA = 1
 METADATA_KEY = "smfp"
 GOLDEN_TOLERANCE = 1e-5
 _DIGEST = re.compile(rb'"sha256": "([0-9a-f]{64})"')
-
-Float32 = NDArray[np.float32]
 
 
 class PolicyFileError(ValueError):

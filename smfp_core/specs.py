@@ -20,6 +20,7 @@ from smfp_core.rotation import rotation_vector
 from smfp_core.strict import ConfigError
 
 FloatArray = NDArray[np.float64]
+Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

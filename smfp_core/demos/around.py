@@ -24,9 +24,10 @@ from rich.table import Table
 from smfp_core.atomic import write_atomically
 from smfp_core.collector import EVALUATION, episode_seed, evaluation_env
 from smfp_core.config import load_config
-from smfp_core.episodes import Episode, Float32, play
+from smfp_core.episodes import Episode, play
 from smfp_core.evaluate import SIDE_BY_SIDE, load_agent
 from smfp_core.provenance import Provenance, here
+from smfp_core.specs import Float32
 from smfp_core.strict import to_mapping
 
 EVALUATION_SEED = 1_000_000
