@@ -17,6 +17,8 @@ from smfp_core.strict import ConfigError
 
 # Streams of episode seeds: evaluation and the choice of noise never see training's episodes.
 TRAINING, EVALUATION, NOISE_CHOICE = 0, 1, 2
+MOST_SIDE_BY_SIDE = 20
+"""Episodes that are played at once; each takes an environment."""
 
 
 class Transition(NamedTuple):
@@ -103,6 +105,11 @@ def evaluation_env(config: TrainConfig, **extra: Any) -> gymnasium.Env:
     env = make_env(config.env_id, config.env_kwargs, **extra)
     set_training(env, config.seed)
     return env
+
+
+def evaluation_envs(config: TrainConfig, episodes: int) -> list[gymnasium.Env]:
+    """As many of ``evaluation_env`` as are worth having to play this number of episodes."""
+    return [evaluation_env(config) for _ in range(min(episodes, MOST_SIDE_BY_SIDE))]
 
 
 class Collector:

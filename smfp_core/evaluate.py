@@ -29,7 +29,7 @@ from rich.table import Table
 
 from smfp_core import checkpoint
 from smfp_core.atomic import write_atomically
-from smfp_core.collector import EVALUATION, episode_seed, evaluation_env, sizes
+from smfp_core.collector import EVALUATION, episode_seed, evaluation_env, evaluation_envs, sizes
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.episodes import Episode, Policy, play
 from smfp_core.policy_file import PolicyFile
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 ActionValue = Callable[[Float32, Float32], Float32]
 """Q [N] of observations [N, n_obs] and actions [N, n_act]."""
 Mode = Literal["deterministic", "sampled", "best_of_k"]
-SIDE_BY_SIDE = 20
-"""Episodes of an agent that are played at once."""
 
 
 class Sampler(Protocol):
@@ -213,7 +211,7 @@ class Arguments:
     """Episodes in the film."""
 
 
-def _load(path: Path) -> tuple[TrainConfig, list[gymnasium.Env], dict[Mode, Policy]]:
+def _load(path: Path, episodes: int) -> tuple[TrainConfig, list[gymnasium.Env], dict[Mode, Policy]]:
     if path.suffix == ".onnx":
         file = PolicyFile.load(path)
         config = from_mapping(TrainConfig, file.metadata.training.config)
@@ -222,15 +220,15 @@ def _load(path: Path) -> tuple[TrainConfig, list[gymnasium.Env], dict[Mode, Poli
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run or policy file")
     agent = load_agent(path)
-    envs = [evaluation_env(agent.config) for _ in range(SIDE_BY_SIDE)]
-    return agent.config, envs, agent_policies(agent, deterministic_noise(path, agent.n_act))
+    modes = agent_policies(agent, deterministic_noise(path, agent.n_act))
+    return agent.config, evaluation_envs(agent.config, episodes), modes
 
 
 def main() -> None:
     """Entry point of ``python -m smfp_core.evaluate``."""
     arguments = tyro.cli(Arguments, prog="python -m smfp_core.evaluate")
     try:
-        config, envs, modes = _load(arguments.policy)
+        config, envs, modes = _load(arguments.policy, arguments.episodes)
     except ValueError as error:
         sys.exit(f"error: {error}")
     started = time.monotonic()

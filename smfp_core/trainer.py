@@ -20,7 +20,7 @@ from smfp_core.collector import (
     NOISE_CHOICE,
     Collector,
     episode_seed,
-    evaluation_env,
+    evaluation_envs,
     make_env,
     sizes,
 )
@@ -50,7 +50,7 @@ class Trainer:
         self.config, self.folder = config, folder
         self.env = make_env(config.env_id, config.env_kwargs)
         keep_contract(folder, self.env)
-        self.eval_envs = [evaluation_env(config) for _ in range(config.eval_episodes)]
+        self.eval_envs = evaluation_envs(config, config.eval_episodes)
         n_obs, self.n_act = sizes(self.env)
         self.agent = make_agent(config, n_obs, self.n_act)
         self.replay = ReplayBuffer(

@@ -21,7 +21,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from smfp_core.collector import EVALUATION, episode_seed, make_env, sizes
+from smfp_core.collector import EVALUATION, MOST_SIDE_BY_SIDE, episode_seed, make_env, sizes
 from smfp_core.comparison.plan import PeerConfig
 from smfp_core.episodes import Episode, Policy, play
 from smfp_core.evaluate import Mode, draw, summed_up
@@ -128,9 +128,8 @@ def run(config: PeerConfig, folder: Path) -> None:
     Raises:
         ConfigError: see ``make_model``.
     """
-    env, *eval_envs = [
-        make_env(config.env_id, config.env_kwargs) for _ in range(1 + config.eval_episodes)
-    ]
+    count = 1 + min(config.eval_episodes, MOST_SIDE_BY_SIDE)
+    env, *eval_envs = [make_env(config.env_id, config.env_kwargs) for _ in range(count)]
     n_act = sizes(env)[1]
     seeds = [episode_seed(config.seed, EVALUATION, i) for i in range(config.eval_episodes)]
     started = time.monotonic()

@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from smfp_core.atomic import write_atomically
-from smfp_core.collector import EVALUATION, episode_seed, evaluation_env
+from smfp_core.collector import EVALUATION, episode_seed, evaluation_envs
 from smfp_core.config import load_config
 from smfp_core.episodes import Episode, play
-from smfp_core.evaluate import SIDE_BY_SIDE, load_agent
+from smfp_core.evaluate import load_agent
 from smfp_core.provenance import Provenance, here
 from smfp_core.specs import Float32
 from smfp_core.strict import to_mapping
@@ -100,7 +100,7 @@ def train(arguments: Arguments, agent: str, seed: int) -> Path:
 def count(folder: Path, name: str, seed: int, starts: int, repeats: int) -> Ways:
     """Sampled episodes of a trained agent."""
     agent = load_agent(folder)
-    envs = [evaluation_env(agent.config) for _ in range(SIDE_BY_SIDE)]
+    envs = evaluation_envs(agent.config, starts * repeats)
     beginnings = [episode_seed(EVALUATION_SEED, EVALUATION, i) for i in range(starts)]
     rngs = [np.random.default_rng([start, r]) for start in beginnings for r in range(repeats)]
 
