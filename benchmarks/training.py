@@ -57,7 +57,13 @@ def ours(agent: str, k: int | None = None, slow: bool = False, **fields: Any) ->
     return Contender("smfp_core", name, k, settings, slow)
 
 
-QUICK = [Contender("stable_baselines3", "sac"), ours("sac"), ours("smfp", 4)]
+# K = 2 is the default.
+QUICK = [
+    Contender("stable_baselines3", "sac"),
+    ours("sac"),
+    ours("smfp", 2),
+    ours("smfp", 4),
+]
 FULL = [
     *QUICK,
     Contender("sbx", "sac"),

@@ -64,7 +64,7 @@ def taken_from(paths: Sequence[Path], runs: Sequence[Run]) -> Taken:
 
     Raises:
         ConfigError: a file cannot be read, holds evaluations of more steps than the comparison
-            has, or two files hold the same run.
+            has, or two files differ in a run.
     """
     taken: Taken = {}
     for path in paths:
@@ -78,9 +78,10 @@ def taken_from(paths: Sequence[Path], runs: Sequence[Run]) -> Taken:
                 )
             if last < run.last_step:
                 continue
-            if run.name in taken:
-                raise ConfigError(f"--have: {path} holds {run.name}, which another file holds too")
-            taken[run.name] = (path, own)
+            if taken.setdefault(run.name, (path, own))[1] != own:
+                raise ConfigError(
+                    f"--have: {path} and {taken[run.name][0]} hold {run.name} differently"
+                )
     return taken
 
 
@@ -145,8 +146,9 @@ def ordered(rows: list[results.Row], config: CompareConfig | None) -> list[resul
     return sorted(known, key=lambda row: (tasks.index(row.task), agents.index(row.agent)))
 
 
-def record(arguments: Arguments, summary: dict[str, Any], outcomes: list[Outcome]) -> str:
+def record(rows: list[results.Row], summary: dict[str, Any], outcomes: list[Outcome]) -> str:
     """Outcomes and summary as JSON."""
+    revisions = {(row.task, row.agent, row.seed): row.git_revision for row in rows}
     runs = [
         {
             "task": o.run.task,
@@ -156,7 +158,7 @@ def record(arguments: Arguments, summary: dict[str, Any], outcomes: list[Outcome
             "wall_s": o.wall_s,
             "last_lines": o.last_lines,
             "source": o.source,
-            "git_revision": results.git_revision(o.run),
+            "git_revision": revisions.get((o.run.task, o.run.agent, o.run.seed), ""),
             "watched": results.last_watched(o.run),
         }
         for o in outcomes
@@ -210,7 +212,7 @@ def compare(arguments: Arguments) -> int:
         summary = report.write_report(rows, reference, out)
         print((out / "table.md").read_text(encoding="utf-8"))
         if arguments.json:
-            write_atomically(arguments.json, record(arguments, summary, outcomes))
+            write_atomically(arguments.json, record(rows, summary, outcomes))
     if stop.requested:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130

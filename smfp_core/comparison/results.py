@@ -7,12 +7,11 @@ import csv
 import io
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from smfp_core.atomic import write_atomically
 from smfp_core.comparison.plan import Run
-from smfp_core.provenance import FILE as PROVENANCE
 from smfp_core.provenance import read_provenance
 from smfp_core.strict import ConfigError
 
@@ -30,6 +29,8 @@ class Row:
     return_std: float
     wall_s: float
     """Since the run began, evaluations included, stops not."""
+    git_revision: str = ""
+    """That the run was begun at; empty in tables that do not say."""
 
 
 def collect(runs: Iterable[Run]) -> list[Row]:
@@ -39,13 +40,14 @@ def collect(runs: Iterable[Run]) -> list[Row]:
         path = run.folder / "evaluations.csv"
         if not path.exists():
             continue
+        revision = read_provenance(run.folder).git_revision
         with path.open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
                 if None in line.values():  # cut short by a crash
                     continue
-                protocol, mean, std = line["mode"], line["return_mean"], line["return_std"]
-                place = (run.task, run.agent, run.seed, int(line["step"]), protocol)
-                rows.append(Row(*place, float(mean), float(std), float(line["wall_s"])))
+                place = (run.task, run.agent, run.seed, int(line["step"]), line["mode"])
+                numbers = [float(line[name]) for name in ("return_mean", "return_std", "wall_s")]
+                rows.append(Row(*place, *numbers, revision))
     return rows
 
 
@@ -57,13 +59,6 @@ def last_watched(run: Run) -> dict[str, float]:
     with path.open(newline="", encoding="utf-8") as file:
         lines = [line for line in csv.DictReader(file) if None not in line.values()]
     return {name: float(value) for name, value in lines[-1].items() if value} if lines else {}
-
-
-def git_revision(run: Run) -> str:
-    """Revision that the run was begun at; empty where its folder is elsewhere."""
-    if not (run.folder / PROVENANCE).exists():
-        return ""
-    return read_provenance(run.folder).git_revision
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
@@ -81,7 +76,7 @@ def read(path: Path) -> list[Row]:
     Raises:
         ConfigError: names the file and the line or column that is wrong.
     """
-    names = [f.name for f in fields(Row)]
+    names = [f.name for f in fields(Row) if f.default is MISSING]
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -93,7 +88,8 @@ def read(path: Path) -> list[Row]:
                 try:
                     numbers = [float(line[name]) for name in names[5:]]
                     place = (line["task"], line["agent"], int(line["seed"]), int(line["step"]))
-                    row = Row(*place, line["protocol"], *numbers)
+                    revision = line.get("git_revision") or ""
+                    row = Row(*place, line["protocol"], *numbers, revision)
                 except (TypeError, ValueError) as error:
                     raise ConfigError(f"{path}, line {reader.line_num}: {error}") from error
                 if not math.isfinite(row.return_mean):
