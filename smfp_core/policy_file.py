@@ -328,3 +328,20 @@ def _check_robot(path: Path, metadata: PolicyMetadata, robot: RobotConfig) -> No
             f"trained at {metadata.action.policy_period_s:g} s, the robot's is "
             f"{robot.policy.period_s:g} s",
         )
+    # Who lowers them for a robot expects it to become slower: the file's own would be used.
+    for name, trained, here, unit in (
+        ("scale_rad_s", metadata.action.scale_rad_s, robot.policy.velocity_rad_s, "rad/s"),
+        (
+            "acceleration_rad_s2",
+            metadata.action.acceleration_rad_s2,
+            robot.policy.acceleration_rad_s2,
+            "rad/s^2",
+        ),
+    ):
+        if any(abs(value - here) > 1e-9 for value in trained):
+            raise PolicyFileError(
+                path,
+                f"action.{name}",
+                f"trained with {max(trained):g} {unit}, the robot's policy has {here:g} {unit}; "
+                "train for it, or slow the arm by tool_speed_limit_m_s",
+            )

@@ -15,6 +15,8 @@ from smfp_core.comparison.plan import Run
 from smfp_core.provenance import read_provenance
 from smfp_core.strict import ConfigError
 
+_NUMBERS = ("return_mean", "return_std", "wall_s")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -46,8 +48,8 @@ def collect(runs: Iterable[Run]) -> list[Row]:
                 if None in line.values():  # cut short by a crash
                     continue
                 place = (run.task, run.agent, run.seed, int(line["step"]), line["mode"])
-                numbers = [float(line[name]) for name in ("return_mean", "return_std", "wall_s")]
-                rows.append(Row(*place, *numbers, revision))
+                mean, std, wall_s = (float(line[name]) for name in _NUMBERS)
+                rows.append(Row(*place, mean, std, wall_s, revision))
     return rows
 
 
@@ -86,10 +88,10 @@ def read(path: Path) -> list[Row]:
             rows = []
             for line in reader:
                 try:
-                    numbers = [float(line[name]) for name in names[5:]]
+                    mean, std, wall_s = (float(line[name]) for name in _NUMBERS)
                     place = (line["task"], line["agent"], int(line["seed"]), int(line["step"]))
                     revision = line.get("git_revision") or ""
-                    row = Row(*place, line["protocol"], *numbers, revision)
+                    row = Row(*place, line["protocol"], mean, std, wall_s, revision)
                 except (TypeError, ValueError) as error:
                     raise ConfigError(f"{path}, line {reader.line_num}: {error}") from error
                 if not math.isfinite(row.return_mean):

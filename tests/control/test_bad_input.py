@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,11 +179,24 @@ BAD_STATES: list[tuple[Callable[[JointState], JointState | None], str]] = [
 ]
 
 
+def hurry(message: JointState) -> JointState:
+    message.velocity[1] = 0.3
+    return message
+
+
+def hurry_silently(message: JointState) -> JointState:
+    """The arm moves at 0.3 rad/s, and the driver sends no velocities."""
+    message.position[1] += 0.3 * (time.monotonic() % 10.0) - 1.5
+    message.velocity = []
+    return message
+
+
 def test_activation_is_refused_on_every_bad_state(bench: Bench, policy_path: Path) -> None:
     driver = FakeDriver(bench)
     bench.start_policy_node(policy_path, activation_timeout_s=1.0)
     assert bench.transition("configure")
-    for change, kind in BAD_STATES:
+    moving = [(hurry, "the arm moves, at 0.30 rad/s"), (hurry_silently, "the arm moves")]
+    for change, kind in [*BAD_STATES, *moving]:
         driver.change = change
         bench.spin(0.1)
         assert not bench.transition("activate"), kind
@@ -191,6 +205,28 @@ def test_activation_is_refused_on_every_bad_state(bench: Bench, policy_path: Pat
     assert not bench.commands
     driver.change = lambda message: message
     assert bench.transition("activate")
+
+
+def test_a_goal_that_was_sent_before_the_arm_was_active_is_never_pursued(
+    bench: Bench, policy_path: Path, near_goal: np.ndarray
+) -> None:
+    driver = FakeDriver(bench)
+    driver.change = lambda message: None
+    bench.start_policy_node(policy_path, activation_timeout_s=5.0)
+    assert bench.transition("configure")
+    bench.send_goal(near_goal)
+    bench.until(lambda: "not active" in bench.status["refusal"], "the refusal")
+    # While activation waits for a joint state, a goal arrives, and then the state.
+    steps = [lambda: bench.send_goal(near_goal), lambda: setattr(driver, "change", lambda m: m)]
+    timer = bench.node.create_timer(0.5, lambda: steps.pop(0)() if steps else timer.cancel())
+    assert bench.transition("activate")
+    assert not steps
+    bench.until(lambda: "sent before the activation" in bench.status["refusal"], "the refusal")
+    bench.spin(1.0)
+    assert bench.status["state"] == "hold"
+    bench.assert_never_moved()
+    bench.send_goal(near_goal)
+    bench.until_state("tracking")
 
 
 def test_every_bad_state_while_active_latches_and_reset_recovers(

@@ -161,11 +161,13 @@ def test_a_bad_state_ramps_down_and_latches_until_reset(
     assert fault is not None and fault.kind is kind
     assert lockstep.loop.state is LoopState.FAULT and lockstep.loop.at_rest
     # Held where it came to rest: neither zeros nor the measured position.
-    assert (lockstep.commands[-1] == lockstep.commands[-100]).all()
+    assert (lockstep.commands[-1] == lockstep.commands[-2]).all()
     lockstep.assert_commands_within_limits()
+    rested = lockstep.commands[-1]
 
-    lockstep.tamper = lambda message: message
+    lockstep.tamper = untouched
     lockstep.run(0.1)
+    assert (lockstep.commands[-1] == rested).all()
     assert lockstep.latch.fault is fault, "the fault went away by itself"
     assert lockstep.loop.set_goal(near_goal) is not None
     assert lockstep.loop.reset() is None
@@ -375,6 +377,87 @@ def test_a_reference_that_nobody_takes_stays_where_the_arm_is(
     loop.hearing = Hearing.SURELY
     lockstep.run(3.0)
     assert math.dist(lockstep.tool(), near_goal) < 0.01
+
+
+@pytest.mark.parametrize("moved_rad", [0.0, 0.2, 0.5])
+def test_without_states_nothing_is_sent_and_a_reset_begins_where_the_arm_is_then(
+    lockstep: LockStep, near_goal: np.ndarray, moved_rad: float
+) -> None:
+    loop, arm = lockstep.loop, lockstep.driver.arm
+    loop.set_goal(near_goal)
+    lockstep.run(0.3)
+    lockstep.tamper = drop
+    lockstep.run(0.5)
+    lockstep.assert_commands_within_limits()
+    sent = len(lockstep.commands)
+    assert np.abs(lockstep.commands[-1] - lockstep.commands[-2]).max() == 0.0
+    # The driver ends, the arm is moved by hand, the driver comes back and takes what is sent.
+    pose = arm.joint_position
+    pose[-1] += moved_rad
+    arm.reset(pose)
+    lockstep.driver.take_position(pose)
+    lockstep.tamper = untouched
+    lockstep.run(0.5)
+    assert len(lockstep.commands) == sent
+    np.testing.assert_allclose(arm.joint_position, pose, atol=2e-3)
+    assert loop.reset() is None
+    lockstep.run(0.1)
+    assert loop.reset_answer(0.0) is None
+    assert len(lockstep.commands) > sent + 40
+    np.testing.assert_allclose(lockstep.commands[sent:], [pose] * 50, atol=2e-3)
+    loop.set_goal(near_goal)
+    lockstep.run(3.0)
+    assert math.dist(lockstep.tool(), near_goal) < 0.01
+
+
+def test_a_reset_without_states_waits_until_the_arm_stands(
+    lockstep: LockStep, near_goal: np.ndarray
+) -> None:
+    loop, arm = lockstep.loop, lockstep.driver.arm
+    lockstep.tamper = drop
+    lockstep.run(0.5)
+
+    def hurry(message: SimpleNamespace) -> SimpleNamespace:
+        message.velocity[2] = 0.3
+        return message
+
+    lockstep.tamper = hurry
+    lockstep.run(0.1)
+    sent = len(lockstep.commands)
+    assert loop.reset() is None
+    lockstep.run(0.01)
+    assert "the arm moves, at 0.30 rad/s" in (loop.reset_answer(0.0) or "")
+    assert len(lockstep.commands) == sent
+    lockstep.tamper = untouched
+    lockstep.run(0.01)
+    assert loop.reset() is None
+    lockstep.run(0.1)
+    assert loop.reset_answer(0.0) is None
+    np.testing.assert_allclose(lockstep.commands[-1], arm.joint_position, atol=2e-3)
+
+
+def test_what_nobody_takes_is_not_sent_where_the_arm_cannot_be_followed(
+    lockstep: LockStep,
+) -> None:
+    loop, arm = lockstep.loop, lockstep.driver.arm
+    lockstep.run(0.1)
+    loop.hearing = Hearing.NOBODY
+    lockstep.run(0.1)
+    sent = len(lockstep.commands)
+    # Out of its range by hand, and back to somewhere else.
+    lockstep.tamper = leave
+    lockstep.run(0.1)
+    lockstep.tamper = untouched
+    assert lockstep.latch.fault is not None and len(lockstep.commands) == sent
+    loop.hearing = Hearing.PERHAPS
+    pose = np.array([0.3, -1.57, 1.2, -1.57, -1.57, 0])
+    arm.reset(pose)
+    lockstep.driver.take_position(pose)
+    lockstep.run(0.1)
+    assert len(lockstep.commands) == sent
+    assert loop.reset() is None
+    lockstep.run(0.1)
+    np.testing.assert_allclose(lockstep.commands[sent:], [pose] * 50, atol=2e-3)
 
 
 def test_a_goal_is_refused_while_nobody_takes_commands(

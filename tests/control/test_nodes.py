@@ -161,7 +161,7 @@ def test_the_whole_life_cycle_can_be_repeated(bench: Bench, policy_path: Path) -
     assert bench.until_exit(node) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ramps_the_arm_down_and_ends_the_process_with_status_0(
     bench: Bench, policy_path: Path, near_goal: np.ndarray, number: int
 ) -> None:

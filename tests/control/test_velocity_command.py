@@ -12,6 +12,8 @@ from smfp_control.commands import VelocityFollower
 from smfp_control.sim_driver import SimulatedDriver
 from smfp_core.reference import Reference, advance_reference
 from smfp_core.robot import RobotConfig
+from smfp_sim.arm import ArmModel
+from smfp_sim.clearance import ClearanceModel
 
 DRIFT_RAD_S = 0.02
 
@@ -65,6 +67,29 @@ def test_corrected_velocities_keep_to_the_limits_and_end_in_zeros(
     assert (change <= robot.limits.acceleration * drive.dt + 1e-12).all()
     correction = np.abs(sent[1])
     assert correction.max() > 0.0
+
+
+@pytest.mark.parametrize("limit_m_s", [0.005, 0.025])
+def test_corrections_move_no_guarded_point_faster_than_their_share(
+    robot: RobotConfig, limit_m_s: float
+) -> None:
+    rng, dt = np.random.default_rng(0), 1.0 / robot.control_rate_hz
+    levers = ClearanceModel(robot, ArmModel(robot).model).point_levers
+    follower = VelocityFollower(robot, 10.0, levers, limit_m_s)
+    reference = Reference.at_rest(robot.home_rad)
+    greatest, before = 0.0, follower.value.copy()
+    for tick in range(2000):
+        if tick % 50 == 0:
+            wanted = rng.uniform(-1.0, 1.0, len(levers[0])) * rng.choice([0.0, 0.5, 50.0])
+            away = rng.uniform(-0.3, 0.3, len(levers[0])) * rng.choice([0.0, 0.01, 1.0])
+        advance_reference(robot.limits, reference, wanted, dt)
+        sent = follower.follow(reference, None if tick % 400 > 350 else reference.position + away)
+        share = (levers @ np.abs(sent - reference.velocity)).max()
+        greatest = max(greatest, share)
+        assert share <= limit_m_s + 1e-9
+        assert (np.abs(sent - before) <= robot.limits.acceleration * dt + 1e-12).all()
+        before = sent.copy()
+    assert greatest > 0.9 * limit_m_s
 
 
 def test_without_a_gain_the_velocity_is_the_reference_s_own(robot: RobotConfig) -> None:

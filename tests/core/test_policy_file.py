@@ -194,6 +194,8 @@ def test_golden_vectors_that_this_computer_does_not_reproduce_are_refused(
         ("robot.mjcf_sha256", "0" * 64, "robot.mjcf_sha256"),
         ("action.control_period_s", 0.001, "action.control_period_s"),
         ("action.policy_period_s", 0.04, "action.policy_period_s"),
+        ("action.scale_rad_s", [1.0] * 5 + [1.5], "action.scale_rad_s"),
+        ("action.acceleration_rad_s2", [5.0] * 6, "action.acceleration_rad_s2"),
     ],
 )
 def test_policy_of_another_robot_is_refused(

@@ -17,7 +17,11 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import JointState
 
-from smfp_control.commands import VelocityFollower, create_command_publisher
+from smfp_control.commands import (
+    CORRECTION_SHARE,
+    VelocityFollower,
+    create_command_publisher,
+)
 from smfp_control.control_loop import ControlLoop
 from smfp_control.faults import FaultLatch
 from smfp_control.joint_state import PublisherWatch
@@ -151,16 +155,21 @@ def assemble(
         robot = dataclasses.replace(robot, control_rate_hz=parameters.control_rate_hz)
     arm = ArmModel(robot)
     period_s = 1.0 / robot.control_rate_hz
+    interface = parameters.command_interface or robot.command_interface
+    velocities = interface == "forward_velocity"
+    correction_m_s = 0.0
+    if velocities and parameters.velocity_position_gain:
+        correction_m_s = CORRECTION_SHARE * parameters.tool_speed_limit_m_s
+    clearance = ClearanceModel(robot, arm.model)
     guard = PathGuard(
-        ClearanceModel(robot, arm.model),
+        clearance,
         robot.limits.acceleration,
         period_s,
         parameters.collision_margin_m,
-        parameters.tool_speed_limit_m_s,
+        parameters.tool_speed_limit_m_s - correction_m_s,
         parameters.collision_check,
     )
     runner = make_runner(parameters, parameters.policy_path, robot)
-    interface = parameters.command_interface or robot.command_interface
     publishers = PublisherWatch()
     states, take = create_polled_subscription(
         node,
@@ -170,7 +179,9 @@ def assemble(
         publishers.take,
     )
     lockstep = StateFollower(take) if parameters.lockstep else None
-    follower = VelocityFollower(robot, parameters.velocity_position_gain)
+    follower = VelocityFollower(
+        robot, parameters.velocity_position_gain, clearance.point_levers, correction_m_s
+    )
     commands, send = create_command_publisher(
         node,
         robot,
@@ -203,6 +214,8 @@ def assemble(
         misses,
         SafetyFilter(robot.limits, period_s, guard, parameters.jerk_limit_rad_s3),
         publishers,
-        lambda: interface != "forward_velocity" or follower.settled,
+        lambda: not velocities or follower.settled,
+        velocities,
+        answers=lockstep is not None,
     )
     return Assembly(parameters, robot, loop, lockstep, commands, states)

@@ -23,8 +23,8 @@ COMMAND_QOS = QoSProfile(
 )
 
 
-# Part of each joint's velocity limit that a correction may add.
-_MOST_CORRECTION = 0.1
+# Part of each joint's velocity limit, and of the tool's speed limit, that a correction may add.
+CORRECTION_SHARE = 0.1
 
 
 class VelocityFollower:
@@ -36,21 +36,41 @@ class VelocityFollower:
     limits of velocity and acceleration. Without a trustworthy measurement the correction ramps
     to zero, so that an arm that rests is sent zeros.
 
+    The correction comes after the safety filter, which knows nothing of it. So it is bounded
+    itself: it moves no guarded point faster than its share of the speed limit, of which the filter
+    is left the rest. The corrections that keep to that are a convex set, which it never leaves:
+    from tick to tick each joint's goes towards the wanted one as far as the acceleration that the
+    reference leaves allows; where that would lead out, all go the same part of their straight way.
+
     Args:
         robot: limits and control rate.
         gain_per_s: part of the distance that is made up for per second; 0: none.
+        levers: [points, n], m: what a joint's radian can move each guarded point by.
+        speed_share_m_s: what the correction may add to the speed of these points; 0: anything.
 
     Attributes:
         value: [n], rad/s, what was sent last.
     """
 
-    def __init__(self, robot: RobotConfig, gain_per_s: float) -> None:
+    def __init__(
+        self,
+        robot: RobotConfig,
+        gain_per_s: float,
+        levers: FloatArray | None = None,
+        speed_share_m_s: float = 0.0,
+    ) -> None:
+        n = len(robot.joints)
         self._gain = gain_per_s
         self._limit = robot.limits.velocity
         self._step = robot.limits.acceleration / robot.control_rate_hz
-        self._most = _MOST_CORRECTION * self._limit
-        self._wanted = np.zeros_like(self._limit)
-        self.value = np.zeros_like(self._limit)
+        self._most = CORRECTION_SHARE * self._limit
+        # Of each point's share, what a radian a second of each joint takes; nothing if unbounded.
+        self._shares: FloatArray = np.zeros((1, n))
+        if levers is not None and speed_share_m_s > 0.0:
+            self._shares = levers / speed_share_m_s
+        self._reference = np.zeros(n)
+        self._correction = np.zeros(n)
+        self.value = np.zeros(n)
 
     @property
     def settled(self) -> bool:
@@ -59,17 +79,34 @@ class VelocityFollower:
 
     def follow(self, reference: Reference, measured: Sequence[float] | None) -> FloatArray:
         """Velocity [n] (rad/s) to send; ``measured`` [n] (rad) is None where it is not trusted."""
-        wanted, value, step = self._wanted, self.value, self._step
-        if measured is None:
-            wanted[:] = 0.0
-        else:
-            np.subtract(reference.position, measured, out=wanted)
-            wanted *= self._gain
-            np.minimum(np.maximum(wanted, -self._most), self._most, out=wanted)
-        wanted += reference.velocity
-        np.minimum(np.maximum(wanted, -self._limit), self._limit, out=wanted)
+        value, step, velocity = self.value, self._step, reference.velocity
+        change = velocity - self._reference
+        self._reference[:] = velocity
+        way = self._wanted(reference, measured) - self._correction
+        # What the acceleration leaves of each joint, in the direction of its way.
+        room = np.maximum(np.where(way > 0.0, step - change, step + change), 0.0)
+        part = np.minimum(np.maximum(way, -room), room)
+        if self._speed_share(self._correction + part) > 1.0:
+            shares = np.divide(room, np.abs(way), out=np.ones_like(way), where=way != 0.0)
+            part = min(shares.min(), 1.0) * way
+        self._correction += part
+        wanted = np.minimum(np.maximum(velocity + self._correction, -self._limit), self._limit)
+        # Where the reference itself was set anew, the change is more than a step.
         np.minimum(np.maximum(wanted, value - step), value + step, out=value)
+        np.subtract(value, velocity, out=self._correction)
         return value
+
+    def _wanted(self, reference: Reference, measured: Sequence[float] | None) -> FloatArray:
+        """The correction [n] (rad/s) that the distance asks for, within its bounds."""
+        if measured is None:
+            return np.zeros_like(self._most)
+        wanted = self._gain * np.subtract(reference.position, measured)
+        wanted = np.minimum(np.maximum(wanted, -self._most), self._most)
+        return wanted / max(1.0, self._speed_share(wanted))
+
+    def _speed_share(self, correction: FloatArray) -> float:
+        """What it may move a guarded point by, at most, in units of what it may."""
+        return float(self._shares.dot(np.abs(correction)).max())
 
 
 def command_type(interface: CommandInterface) -> type:

@@ -29,6 +29,8 @@ from smfp_core.specs import FloatArray, RobotState
 
 # While nobody takes commands the reference follows the arm, though not the noise of its encoders.
 _FOLLOW_RAD = 1e-3
+# An arm that is faster does not stand; far above what encoders make of one that does.
+_STANDING_RAD_S = 0.1
 _GOAL_LACKS = "the policy needs an orientation, and the goal was taken without one: send it again"
 
 
@@ -62,9 +64,12 @@ class ControlLoop:
     called from another; each passes one immutable value by a single assignment.
 
     A fault ramps the reference velocity to zero within the robot's acceleration limit; the last
-    commanded reference is then sent for ever. Neither zeros nor the measured position are ever
-    commanded: both would move a position-controlled arm. Only while ``hearing`` says that nobody
-    takes commands does the reference stay with the measured arm.
+    commanded reference is then sent on. Neither zeros nor the measured position are commanded: both
+    would move a position-controlled arm. What was commanded last is worth nothing, though, to a
+    controller that comes anew, perhaps to an arm that was moved meanwhile. So while ``hearing``
+    says that nobody takes commands, the reference stays with the measured arm; and where it cannot,
+    or no joint states come, nothing is sent once the reference rests: whoever listens holds what it
+    has. ``reset`` then begins anew from the measured arm, which has to stand.
 
     Args:
         robot: limits and goals.
@@ -78,6 +83,9 @@ class ControlLoop:
         missed_deadlines: total of deadlines missed so far by whatever drives ``tick``.
         publishers: is told the number of each message before ``take_message`` gives it.
         settled: whether what ``send`` sends stands still when the reference does.
+        velocities: whether ``send`` sends velocities, by which an arm that was pushed away in a
+            fault would come back at the reset: the reference is put where the arm is.
+        answers: whether each tick must send, as a simulation in lock-step waits for it.
         safety_filter: for the robot's limits and control period; by default one that bounds the
             joints alone.
     """
@@ -96,6 +104,8 @@ class ControlLoop:
         safety_filter: SafetyFilter | None = None,
         publishers: PublisherWatch | None = None,
         settled: Callable[[], bool] = lambda: True,
+        velocities: bool = False,
+        answers: bool = False,
     ) -> None:
         n = len(robot.joints)
         self.robot = robot
@@ -118,7 +128,8 @@ class ControlLoop:
         self.external: Fault | None = None
         # Whether commands reach anybody; told by somebody other than the control thread.
         self.hearing = Hearing.SURELY
-        self._settled = settled
+        self._settled, self._velocities, self._answers = settled, velocities, answers
+        self._silent = False
         self._settings = settings
         self._kinematics = kinematics
         self._latch = latch
@@ -260,8 +271,18 @@ class ControlLoop:
 
     def observe(self, now_ns: int) -> Fault | None:
         """Take waiting joint states and judge them; returns what is wrong with the state now."""
-        return self._supervision.observe(
-            now_ns, self.command.position.tolist() if self._begun else None
+        # What nobody is told is not followed.
+        heard = self._begun and not self._silent and self.hearing is not Hearing.NOBODY
+        return self._supervision.observe(now_ns, self.command.position.tolist() if heard else None)
+
+    def moving(self) -> Fault | None:
+        """What is wrong if the measured arm does not stand: a reference at rest would jerk it."""
+        fastest = max(map(abs, self.reader.velocity))
+        if fastest <= _STANDING_RAD_S:
+            return None
+        return Fault(
+            FaultKind.VELOCITY_LIMIT,
+            f"the arm moves, at {fastest:.2f} rad/s: whatever moves it has to stop first",
         )
 
     def clear_statistics(self) -> None:
@@ -281,11 +302,9 @@ class ControlLoop:
 
     def begin(self) -> None:
         """Start from the measured pose, at rest, without a goal. ``observe`` found no fault."""
-        self._begun = True
+        self._begun, self._silent = True, False
         self._blend = self._settings.blend_ratio
-        self.command.position[:] = self.reader.position
-        self.command.velocity[:] = 0.0
-        self.safety_filter.begin(self.command.position)
+        self._take_over(np.array(self.reader.position))
         self._goal = self._tracked = self._present = None
         self._stopping = self._clear_requested = False
         self._supervision.begin()
@@ -327,10 +346,13 @@ class ControlLoop:
             statistics.count(kinds)
         filtered = clock()
         try:
-            self._send(self.command)
+            if not self._silent:
+                self._send(self.command)
         except Exception as error:  # a publisher that fails must not end the thread
             self._latch.set(Fault(FaultKind.INTERNAL, f"publish: {type(error).__name__}: {error}"))
         end = clock()
+        if self._latch.fault is not None and self._supervision.stale(now_ns):
+            self._silent = self._silent or (self.at_rest and self._settled() and not self._answers)
         self.state = self._state()
         statistics.ticks += 1
         cost = statistics.cost_ns
@@ -346,35 +368,50 @@ class ControlLoop:
     def _supervise(self, now_ns: int) -> None:
         fault = self.observe(now_ns)
         busy = self._supervision.check_deadlines(now_ns)
-        if fault is None and self.hearing is Hearing.NOBODY:
-            self._stay_with_arm()
+        if self.hearing is Hearing.NOBODY:
+            fault = fault or self._join_arm()
+            self._silent = fault is not None
         fault = fault or busy or self.external
         fault = self._latch.take_estop() or fault
-        self._present = fault
         if self._clear_requested:
+            if fault is None and (self._silent or self._velocities):
+                fault = self.moving() or self._join_arm()
             if fault is None:
                 self._goal = None
+                self._silent = False
                 self._blend = self._settings.blend_ratio
                 self._latch.clear()
             else:
                 self._clear_refusal = _persists(fault)
             # Last: ``reset_answer`` waits for it.
             self._clear_requested = False
+        self._present = fault
         if fault is not None:
             self._latch.set(fault)
 
-    def _stay_with_arm(self) -> None:
-        """Put the reference, at rest, where the arm is: what nobody took was never commanded.
+    def _join_arm(self) -> Fault | None:
+        """Put the reference, at rest, where the arm is; returns why it cannot be there.
 
         Whoever takes commands next would else be sent at once to where the reference has gone.
         """
         measured = np.array(self.reader.position)
-        near = np.abs(measured - self.command.position).max() <= _FOLLOW_RAD
-        if (near and self.at_rest) or self.safety_filter.refusal(measured) is not None:
-            return
-        self.command.position[:] = measured
+        if np.abs(measured - self.command.position).max() <= _FOLLOW_RAD and self.at_rest:
+            return None
+        refusal = self.safety_filter.refusal(measured)
+        if refusal is None:
+            self._take_over(measured)
+            return None
+        return Fault(
+            FaultKind.TRACKING_ERROR,
+            f"the arm was moved away, to where it may not start from: {refusal}. Deactivate, move "
+            "it with the robot's own controls, reset and activate",
+        )
+
+    def _take_over(self, position: FloatArray) -> None:
+        """Begin at ``position`` [n], at rest."""
+        self.command.position[:] = position
         self.command.velocity[:] = 0.0
-        self.safety_filter.begin(measured)
+        self.safety_filter.begin(self.command.position)
 
     def _desire(self) -> tuple[list[float], list[float]]:
         """The velocity [n] (rad/s) desired of the next tick, and the one that it is on its way to.

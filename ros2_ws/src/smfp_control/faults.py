@@ -45,7 +45,8 @@ class FaultLatch:
         self.fault: Fault | None = None
         self.count = 0
         self.estop_pressed = False
-        self._estop_pulse = False
+        # Counted by the thread that presses, compared by the one that stops: a press is never lost.
+        self._presses = self._presses_taken = 0
 
     def set(self, fault: Fault) -> None:
         """Latch ``fault`` unless one is latched already."""
@@ -59,12 +60,13 @@ class FaultLatch:
 
     def set_estop(self, pressed: bool) -> None:
         """The e-stop was pressed or released."""
-        # The pulse outlives a release that comes before the next tick.
-        self._estop_pulse = self._estop_pulse or pressed
+        # The press outlives a release that comes before the next tick.
+        self._presses += pressed
         self.estop_pressed = pressed
 
     def take_estop(self) -> Fault | None:
         """The fault of an e-stop that is pressed, or was since the last call."""
-        stopped = self.estop_pressed or self._estop_pulse
-        self._estop_pulse = False
+        presses = self._presses
+        stopped = self.estop_pressed or presses != self._presses_taken
+        self._presses_taken = presses
         return Fault(FaultKind.ESTOP, "the e-stop was pressed") if stopped else None

@@ -44,7 +44,7 @@ def common_arguments(config: str, autostart: bool) -> list[DeclareLaunchArgument
             default_value=PathJoinSubstitution(
                 [FindPackageShare(PACKAGE), "config", "control", config]
             ),
-            description="Parameters of what is started",
+            description="Parameters of what is started; arguments go before what it says",
         ),
         DeclareLaunchArgument(
             "rate",

@@ -195,7 +195,8 @@ class PolicyNodeParameters(RobotParameters):
     velocity_position_gain: float = _parameter(
         2.0,
         "Under forward_velocity, the part of the distance between reference and measured position "
-        "that is made up for per second, by at most a tenth of the velocity limit; 0: none",
+        "that is made up for per second, by at most a tenth of the velocity limit and of "
+        "tool_speed_limit_m_s, which it takes its share of; 0: none",
         unit="1/s",
         low=0.0,
         high=10.0,

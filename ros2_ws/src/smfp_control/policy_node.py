@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
 from std_srvs.srv import SetBool, Trigger
@@ -60,6 +61,8 @@ _SWAP_S = 1.0
 # Many periods of a control thread, and short for who waits to press the e-stop.
 _RESET_S = 0.2
 _WATCH_PERIOD_S = 0.1
+# How long an arm is looked at to see whether it stands.
+_STANDING_S = 0.05
 
 
 class PolicyNode(LifecycleNode, RunnableNode):
@@ -160,7 +163,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self, parameters, self._latch, lambda: self._thread.misses if self._thread else 0
         )
         diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        goals = self.create_subscription(PoseStamped, "~/goal", self._on_goal, 10)
+        self._goals = self.create_subscription(PoseStamped, "~/goal", self._on_goal, 10)
         services = (
             self.create_service(Trigger, "~/reset", self._on_reset),
             self.create_service(SetBool, "~/estop", self._on_estop),
@@ -168,11 +171,13 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self.create_service(Trigger, "~/reload_policy", self._on_reload),
             self.create_service(Trigger, "~/reset_statistics", self._on_reset_statistics),
         )
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
         timers = (
             self.create_timer(1.0 / parameters.status_rate_hz, self._report),
             self.create_timer(1.0, lambda: self._publish_diagnostics(diagnostics)),
-            self.create_timer(_WATCH_PERIOD_S, self._watch_controller),
-            self.create_timer(_WATCH_PERIOD_S, self._watch_delay),
+            # On a clock that runs whatever use_sim_time says and /clock does.
+            self.create_timer(_WATCH_PERIOD_S, self._watch_controller, clock=steady),
+            self.create_timer(_WATCH_PERIOD_S, self._watch_delay, clock=steady),
         )
 
         def release() -> None:
@@ -180,7 +185,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
                 self.destroy_timer(timer)
             for service in services:
                 self.destroy_service(service)
-            self.destroy_subscription(goals)
+            self.destroy_subscription(self._goals)
             self.destroy_publisher(diagnostics)
             made.release(self)
 
@@ -237,12 +242,13 @@ class PolicyNode(LifecycleNode, RunnableNode):
             return self._refuse("activate", "; ".join(problems))
         for problem in problems:
             self.get_logger().warning(f"going on without real time: {problem}")
-        self._refusal = ""
+        self._refusal = self._forget_goals("activation")
         self.get_logger().info("active: holding the measured pose, waiting for ~/goal")
         self._report("active")
         return _SUCCESS
 
     def _await_state(self, loop: ControlLoop, timeout_s: float) -> Fault | None:
+        """Wait for a good state of an arm that stands; what is wrong, if there is none."""
         # This blocks the executor, but states do not come through it. What waits in the queue may
         # be older than it seems: only what comes from now on counts.
         deadline = time.monotonic() + timeout_s
@@ -251,10 +257,27 @@ class PolicyNode(LifecycleNode, RunnableNode):
         while True:
             fault = loop.observe(time.monotonic_ns())
             if fault is None or fault.kind is not FaultKind.STALE_STATE:
-                return fault
+                break
             if self._stop.is_set() or time.monotonic() >= deadline:
-                return fault
+                break
             time.sleep(0.002)
+        assert self._configured is not None
+        # A driver may send no velocities; a simulation in lock-step sends one state.
+        end = time.monotonic() + (0.0 if self._configured.lockstep else _STANDING_S)
+        while fault is None and time.monotonic() < end:
+            time.sleep(0.002)
+            fault = loop.observe(time.monotonic_ns())
+        return fault or loop.moving()
+
+    def _forget_goals(self, event: str) -> str:
+        """Drop goals that were sent before ``event`` ended; the refusal, if there were any."""
+        dropped = False
+        while self._goals.handle.take_message(PoseStamped, False) is not None:
+            dropped = True
+        refusal = f"goal refused: it was sent before the {event}: send it again" if dropped else ""
+        if dropped:
+            self.get_logger().warning(refusal)
+        return refusal
 
     def _tick(self, now_ns: int) -> bool:
         assert self._configured is not None
@@ -348,6 +371,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         response.success = refusal is None
         response.message = f"refused: {refusal}" if refusal else ""
         if refusal is None:
+            self._refusal = self._forget_goals("reset")
             self.get_logger().info("reset: the arm holds and takes goals")
         else:
             self.get_logger().warning(f"reset {response.message}", throttle_duration_sec=1.0)

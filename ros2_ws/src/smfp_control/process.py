@@ -23,6 +23,8 @@ from rclpy.signals import SignalHandlerOptions
 # Python hands the interpreter lock over after 5 ms unless told otherwise: more than two periods.
 _SWITCH_INTERVAL_S = 5e-5
 _SPIN_S = 0.1
+# A terminal that is closed, or a connection that is lost, hangs up on what was started there.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Of glibc's malloc.h. Left to itself every thread of the middleware gets a heap of its own.
 _M_ARENA_MAX, _HEAPS = -8, 2
 
@@ -84,18 +86,22 @@ def interruptible() -> Iterator[None]:
 
 
 def stop_on_signals() -> threading.Event:
-    """The event that SIGINT and SIGTERM set; nothing is interrupted where it stands."""
+    """The event that SIGINT, SIGTERM and SIGHUP set; nothing is interrupted where it stands.
+
+    Under nohup SIGHUP stays ignored: then the node is to outlive its terminal.
+    """
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    for number in _ENDING:
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop.set())
     return stop
 
 
 def run_node(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str]) -> int:
     """Make a node, spin it until it is told to stop, close it.
 
-    SIGINT and SIGTERM set the event that ``make_node`` gets; the context stays valid until the
-    node is closed, so that it can still command while it brings the robot to rest.
+    SIGINT, SIGTERM and SIGHUP set the event that ``make_node`` gets; the context stays valid until
+    the node is closed, so that it can still command while it brings the robot to rest.
 
     Returns:
         The exit status of the process: 0 after a signal or an orderly end.
@@ -125,7 +131,7 @@ def run_node(make_node: Callable[[threading.Event], RunnableNode], args: Sequenc
         node.close()
         # A launch system and a terminal may both interrupt: the arm rests, so the rest is brief,
         # and an interrupt that met the interpreter's own end would make it look like a failure.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDING:
             signal.signal(number, signal.SIG_IGN)
         executor.shutdown()
         node.destroy_node()

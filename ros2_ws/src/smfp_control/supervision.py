@@ -88,6 +88,10 @@ class Supervision:
         self._late.clear()
         self._late_total = 0
 
+    def stale(self, now_ns: int) -> bool:
+        """Whether no good joint state came for longer than ``state_timeout_s``."""
+        return self.reader.accepted == 0 or now_ns - self.reader.received_ns > self._timeout_ns
+
     def observe(self, now_ns: int, commanded: Sequence[float] | None) -> Fault | None:
         """Take waiting joint states and judge them; returns what is wrong with the state now.
 
@@ -119,7 +123,7 @@ class Supervision:
             return Fault(FaultKind.STALE_STATE, "no joint state was received yet")
         age_ns = now_ns - reader.received_ns
         self._statistics.state_age_ns.add(age_ns)
-        if age_ns > self._timeout_ns:
+        if self.stale(now_ns):
             # Nothing newer by its stamp came: perhaps the driver's clock was set back. The fault
             # is latched; from here on any stamp will do as the new beginning.
             reader.stamp_ns = 0
@@ -133,7 +137,7 @@ class Supervision:
                 FaultKind.STALE_STATE,
                 f"joint states come {reader.delay_ns * 1e-6:.0f} ms later than they did (limit "
                 f"{self._settings.state_delay_limit_s * 1e3:g} ms): look at the network and at the "
-                "driver's load; if a clock was set, deactivate and activate again",
+                "driver's load; if a clock was set, deactivate, reset and activate",
             )
         return self._monitor.check(reader.position, reader.velocity, commanded)
 
