@@ -6,6 +6,9 @@
 the weights ``softmax_j((Q(s, x_j) - alpha log pi_k(x_j|s)) / (alpha + beta))``: importance
 weights of pi_{k+1} against pi_k. For every beta the fixed point is ``exp(Q/alpha)``; without the
 log pi_k term it would be the greedy action, and all modes but one would die.
+
+What made a candidate, its mean before the noise, is what the next policy takes over: it adds noise
+of its own. At the fixed point all weights are equal, and the means' distribution stays as it is.
 """
 
 from __future__ import annotations

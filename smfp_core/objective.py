@@ -112,6 +112,8 @@ class Proposals(NamedTuple):
     """log pi_k(x_j|s), [B, K]."""
     q: Tensor
     """Q(s, x_j), [B, K]."""
+    means: Tensor
+    """mu_j in the box, of which x_j = mu_j + sigma eps was made, [B, K, n_act]."""
 
 
 @torch.no_grad()
@@ -128,7 +130,8 @@ def propose(
     actions = means[:, : options.candidates] + log_std.exp().unsqueeze(1) * noise.candidate
     log_prob = policy_log_prob(actions, means, log_std, options)
     actions = actions.clamp(-1, 1)
-    return Proposals(observation, actions, log_prob, q_of(observation, actions))
+    made_of = means[:, : options.candidates].clamp(-1, 1)
+    return Proposals(observation, actions, log_prob, q_of(observation, actions), made_of)
 
 
 def policy_log_prob(
@@ -239,8 +242,11 @@ def _mirror(
     noise: ActorNoise,
     options: ActorOptions,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """L_Mirror: MeanFlow regression onto candidates of pi_k, resampled by their weights."""
-    observation, candidates, log_prob, q = proposals
+    """L_Mirror: MeanFlow regression onto candidates of pi_k, resampled by their weights.
+
+    Onto their means: acting adds sigma's noise, and what is learned with it would have it twice.
+    """
+    observation, _, log_prob, q, means = proposals
     with torch.no_grad():
         weights, beta = mirror_weights(q, log_prob, alpha, options.mirror_step)
         # Inverse of the cumulative weights at evenly spaced levels; the last weight may fall
@@ -249,11 +255,11 @@ def _mirror(
         levels = (steps + noise.choice) / options.paths
         chosen = (weights.cumsum(-1).unsqueeze(-2) < levels.unsqueeze(-1)).sum(-1)
         chosen = chosen.clamp_max(weights.shape[-1] - 1)
-        target = torch.take_along_dim(candidates, chosen.unsqueeze(-1), 1)
+        target = torch.take_along_dim(means, chosen.unsqueeze(-1), 1)
         velocity = noise.flow - target
         if options.mean_velocity:
             path = (1 - noise.time) * target + noise.time * noise.flow
-            velocity = mean_velocity(path, noise.time, candidates, weights)
+            velocity = mean_velocity(path, noise.time, means, weights)
     loss = meanflow_loss(
         actor,
         observation,

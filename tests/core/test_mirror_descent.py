@@ -35,6 +35,28 @@ def test_repeated_steps_converge_to_the_boltzmann_policy_and_keep_every_mode():
     torch.testing.assert_close(log_prob.exp(), torch.softmax(q / 0.4, -1), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("step", [1.0, 10.0])
+def test_means_of_the_chosen_candidates_lead_to_the_boltzmann_policy(step: float):
+    # Q = alpha log N(0, 1), and actions are means with noise of variance 1/2 about them.
+    torch.manual_seed(0)
+    noise_variance, alpha = torch.tensor(0.5, dtype=torch.float64), 0.3
+    variance = {}
+    for onto in ("means", "candidates"):
+        means = 2.0 * torch.randn(600, 1, dtype=torch.float64)
+        for _ in range(60 if step == 1.0 else 300):
+            candidates = means + noise_variance.sqrt() * torch.randn_like(means)
+            log_std = (0.5 * noise_variance.log()).expand(1, 1)
+            log_prob = marginal_log_prob(candidates[None], means[None], log_std)
+            q = -0.5 * alpha * candidates.square().T
+            exponent = q - alpha * log_prob
+            weights, _ = mirror_weights(q, log_prob, alpha, step * alpha / exponent.std().item())
+            chosen = torch.multinomial(weights[0], len(means), replacement=True)
+            means = (means if onto == "means" else candidates)[chosen]
+        variance[onto] = (means.var() + noise_variance).item()
+    assert variance["means"] == pytest.approx(1.0, abs=0.15)
+    assert variance["candidates"] > 1.2
+
+
 def test_step_size_does_not_depend_on_the_scale_of_q():
     q = torch.randn(20, 8, dtype=torch.float64)
     log_prob = torch.zeros_like(q)

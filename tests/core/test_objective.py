@@ -102,6 +102,29 @@ def test_gradient_of_the_soft_objective_equals_finite_differences():
         )
 
 
+def test_the_mirror_step_regresses_onto_what_made_the_best_candidates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    policy, observation = AffinePolicy(), torch.randn(64, 3, dtype=torch.float64)
+    options = ActorOptions(candidates=3, mirror_step=1e-6)
+    noise = as_double(ActorNoise.draw(64, 2, options))
+    regressed: list[Tensor] = []
+
+    def remember(actor: Any, observation: Tensor, target: Tensor, *rest: Any, **more: Any) -> Any:
+        regressed.append(target)
+        return torch.zeros((), dtype=torch.float64)
+
+    monkeypatch.setattr("smfp_core.objective.meanflow_loss", remember)
+    scale = torch.tensor(2.0, dtype=torch.float64)
+    objective(policy, policy, observation, value_of, 1e-9, scale, noise, options)
+    means = policy.mean(observation, noise.candidate_mean)
+    actions = means + policy.log_std(observation).exp().unsqueeze(1) * noise.candidate
+    best = value_of(observation, actions.clamp(-1, 1)).argmax(-1)
+    expected = means[torch.arange(64), best].clamp(-1, 1)
+    torch.testing.assert_close(regressed[0].squeeze(1), expected)
+
+
 @pytest.mark.parametrize("spread", [0.03, 0.1, 0.3])
 @pytest.mark.parametrize("actions", [1, 4])
 def test_pathwise_gradient_has_the_mean_of_the_whole_one_and_its_variance(
