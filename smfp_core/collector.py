@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from smfp_core.config import TrainConfig
 from smfp_core.dm_control_env import PREFIX, make_dm_control
 from smfp_core.strict import ConfigError
 
@@ -92,7 +91,18 @@ def set_training(env: gymnasium.Env, seed: int, steps: int | None = None) -> Non
         task.set_training(seed, steps)
 
 
-def evaluation_env(config: TrainConfig, **extra: Any) -> gymnasium.Env:
+class Task(Protocol):
+    """What a configuration says of its environment."""
+
+    @property
+    def env_id(self) -> str: ...
+    @property
+    def env_kwargs(self) -> dict[str, str]: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def evaluation_env(config: Task, **extra: Any) -> gymnasium.Env:
     """An environment to judge in: the task as training leaves it, its curriculum done.
 
     Args:
@@ -107,7 +117,7 @@ def evaluation_env(config: TrainConfig, **extra: Any) -> gymnasium.Env:
     return env
 
 
-def evaluation_envs(config: TrainConfig, episodes: int) -> list[gymnasium.Env]:
+def evaluation_envs(config: Task, episodes: int) -> list[gymnasium.Env]:
     """As many of ``evaluation_env`` as are worth having to play this number of episodes."""
     return [evaluation_env(config) for _ in range(min(episodes, MOST_SIDE_BY_SIDE))]
 
@@ -158,7 +168,7 @@ class Collector:
         """Replay the saved episode up to where it was.
 
         Raises:
-            RuntimeError: the environment does not come out where it was: it is not deterministic,
+            ConfigError: the environment does not come out where it was: it is not deterministic,
                 or not the same (version, robot) as when the checkpoint was written.
         """
         self._episode = int(state["episode"][0]) - 1
@@ -169,7 +179,7 @@ class Collector:
         for action in state["actions"].astype(np.float32):
             self.step(action)
         if not np.array_equal(self.observation, state["observation"]):
-            raise RuntimeError(
+            raise ConfigError(
                 "resume: replaying the saved episode gave another observation; the environment "
                 "is not deterministic or not the one of the checkpoint"
             )

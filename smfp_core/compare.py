@@ -207,12 +207,12 @@ def compare(arguments: Arguments) -> int:
             run_here(due, workers, stop, progress)
         rows, outcomes = progress.save(), progress.outcomes
     reference = config.reference if config else CompareConfig.reference
-    rows = ordered(rows, config)
+    rows, summary = ordered(rows, config), dict[str, Any]()
     if any(row.agent != report.RANDOM for row in rows):
         summary = report.write_report(rows, reference, out)
         print((out / "table.md").read_text(encoding="utf-8"))
-        if arguments.json:
-            write_atomically(arguments.json, record(rows, summary, outcomes))
+    if arguments.json:
+        write_atomically(arguments.json, record(rows, summary, outcomes))
     if stop.requested:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130

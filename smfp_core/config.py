@@ -98,7 +98,8 @@ class TrainConfig:
     """Compile the update as one graph; a minute once, then faster. Eager gives the same numbers up
     to rounding."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where updates are computed; collecting and evaluating act on the CPU's copy."""
+    """Where the networks compute while training. The replay buffer and the environments stay in
+    main memory, and a finished run is evaluated and exported on the CPU."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix products; weights, sums and the optimiser stay in float32. bfloat16
     is for CPUs that multiply it in hardware (AVX512-BF16, AMX, or BF16 of Arm)."""
@@ -139,10 +140,16 @@ class TrainConfig:
             raise ConfigError(f"adam_momentum: must lie in [0, 1), got {self.adam_momentum}")
         if not self.actor_hidden or not self.critic_hidden:
             raise ConfigError("actor_hidden, critic_hidden: at least one layer each")
-        if self.warmup_steps < self.batch_size:
+        if self.warmup_steps < self.batch_size + self.n_step - 1:
             raise ConfigError(
-                f"warmup_steps: {self.warmup_steps} is less than batch_size {self.batch_size}; "
-                "the first update would draw more than was collected"
+                f"warmup_steps: {self.warmup_steps} is less than batch_size {self.batch_size} and "
+                f"the {self.n_step - 1} steps that n_step holds back; the first update would draw "
+                "more than was collected"
+            )
+        if self.steps <= self.warmup_steps:
+            raise ConfigError(
+                f"steps: {self.steps} is no more than warmup_steps {self.warmup_steps}; nothing "
+                "would be learned"
             )
 
 

@@ -40,6 +40,11 @@ def contract_of(env: gymnasium.Env) -> PolicyContract | None:
     return PolicyContract(observation, action, robot_name, mjcf_sha256, control)
 
 
+def forget_contract(folder: Path) -> None:
+    """Drop what is left of a run that was killed before it could be kept: it begins anew."""
+    (folder / _FILE).unlink(missing_ok=True)
+
+
 def keep_contract(folder: Path, env: gymnasium.Env) -> None:
     """Write the contract into the folder of a new run; compare it with that of an old one.
 

@@ -17,7 +17,7 @@ class Episode:
 
     Attributes:
         index: its place among the seeds that were asked for.
-        rng: of the policy's noise in it, from the same seed as the environment's reset.
+        rng: of the policy's noise in it, from the seed of the environment's reset.
         observation: the present one, [n_obs].
         rewards: of the steps so far.
         first: the first observation [n_obs] and action [n_act]; None before it.
@@ -27,7 +27,8 @@ class Episode:
 
     def __init__(self, index: int, seed: int, env: gymnasium.Env) -> None:
         self.index, self._env = index, env
-        self.rng = np.random.default_rng(seed)
+        # The seed alone gives the environment's own stream: the noise would repeat the start.
+        self.rng = np.random.default_rng([seed, 1])
         self.observation = np.asarray(env.reset(seed=seed)[0], np.float32)
         self.rewards: list[float] = []
         self.first: tuple[Float32, Float32] | None = None

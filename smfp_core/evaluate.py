@@ -143,18 +143,20 @@ def _q_excess(episodes: Sequence[Episode], q: ActionValue, discount: float) -> f
 
 
 def load_agent(run: Path) -> Agent:
-    """The agent of a run's newest checkpoint.
+    """The agent of a run's newest checkpoint, to act with.
 
     Raises:
         ConfigError, CheckpointError: the run is incomplete or of another version.
     """
     from smfp_core.agents import make_agent  # torch: a policy file is evaluated without it
 
-    config = dataclasses.replace(load_config(run / "config.yaml"), compile=False)
+    config = load_config(run / "config.yaml")
+    # On the CPU, whatever it was trained on: the weights are the same, and a GPU may not be there.
+    config = dataclasses.replace(config, compile=False, device="cpu")
     env = evaluation_env(config)
     agent = make_agent(config, *sizes(env))
     env.close()
-    agent.restore(checkpoint.load_agent_tensors(checkpoint.latest(run / "checkpoints")))
+    agent.restore_learned(checkpoint.load_agent_tensors(checkpoint.latest(run / "checkpoints")))
     return agent
 
 
@@ -228,6 +230,8 @@ def main() -> None:
     """Entry point of ``python -m smfp_core.evaluate``."""
     arguments = tyro.cli(Arguments, prog="python -m smfp_core.evaluate")
     try:
+        if arguments.episodes < 1:
+            raise ConfigError(f"--episodes: must be at least 1, got {arguments.episodes}")
         config, envs, modes = _load(arguments.policy, arguments.episodes)
     except ValueError as error:
         sys.exit(f"error: {error}")

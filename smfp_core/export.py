@@ -9,6 +9,7 @@ the tool that traced it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ _OPSET, _IR_VERSION = 17, 8
 
 
 def policy_graph(agent: SmfpAgent) -> onnx.ModelProto:
-    """ONNX model of ``clip(g(normalise(o), e, 1), -1, 1)``.
+    """ONNX model of ``clip(g(normalise(o), e, 1), -1, 1)``, or without the normalisation.
 
     The clip is Min(Max(x, -1), 1), which passes NaN on: a broken network must not look like a
     bounded action.
@@ -83,9 +84,11 @@ def policy_graph(agent: SmfpAgent) -> onnx.ModelProto:
     assert isinstance(actor, MeanFlowActor)
     # Subtraction and division exactly as in training, not folded into the first layer: folding
     # would round differently.
-    centred = node("Sub", ["observation", constant("mean", normalizer.mean)], "centred")
-    scaled = node("Div", [centred, constant("scale", normalizer.scale)], "scaled")
-    normal = clip(scaled, normalizer.clip, "normal")
+    normal = "observation"
+    if agent.config.normalize_observations:
+        centred = node("Sub", ["observation", constant("mean", normalizer.mean)], "centred")
+        scaled = node("Div", [centred, constant("scale", normalizer.scale)], "scaled")
+        normal = clip(scaled, normalizer.clip, "normal")
     # At t = 1 the time column of the flow's first layer is one more bias.
     flow = actor.flow_in.weight
     bias = actor.observation_in.bias + flow[:, -1]
@@ -121,7 +124,6 @@ def write_policy_file(path: Path, model: onnx.ModelProto, metadata: PolicyMetada
     """Attach the metadata, seal the file with its digest, and write it atomically."""
     text = json.dumps(to_mapping(metadata) | {"sha256": "0" * 64}, allow_nan=False)
     helper.set_model_props(model, {METADATA_KEY: text})
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, seal(model.SerializeToString()))
 
 
@@ -197,7 +199,14 @@ def export_run(run: Path, output: Path) -> PolicyFile:
     metadata = policy_metadata(
         agent, config, contract, noise, golden, values["step"], origin.git_revision
     )
-    write_policy_file(output, policy_graph(agent), metadata)
+    # Verified before it takes the place of another one that may be good.
+    draft = output.with_name(f".{output.stem}.{os.getpid()}.onnx")
+    try:
+        write_policy_file(draft, policy_graph(agent), metadata)
+        PolicyFile.load(draft)
+        os.replace(draft, output)
+    finally:
+        draft.unlink(missing_ok=True)
     policy = PolicyFile.load(output)
     record = {
         "trained_by": to_mapping(origin),

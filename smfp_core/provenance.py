@@ -41,10 +41,13 @@ def here(module: str) -> Provenance:
     )
 
 
-def keep_provenance(folder: Path, module: str) -> None:
-    """Write the provenance of a new run into its folder, or add to that of a resumed one."""
+def keep_provenance(folder: Path, module: str, anew: bool) -> None:
+    """Write the provenance of a run into its folder, or add to that of a resumed one.
+
+    ``anew``: the run begins, whatever is left there of one that was killed before it could be kept.
+    """
     now = here(module)
-    if (folder / FILE).exists():
+    if not anew and (folder / FILE).exists():
         before = read_provenance(folder)
         entry = f"{now.command} ({now.git_revision})"
         now = dataclasses.replace(before, resumed_by=(*before.resumed_by, entry))

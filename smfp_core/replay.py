@@ -31,6 +31,10 @@ class Batch(NamedTuple):
     bootstrap: Tensor  # [B]
 
 
+class ReplayError(ValueError):
+    """A transition cannot be stored; the buffer is as it was."""
+
+
 # Share of the free memory that a buffer may claim: networks and environments need some as well.
 _MEMORY_SHARE = 0.8
 
@@ -76,7 +80,8 @@ class ReplayBuffer:
         bootstrap: float,
     ) -> None:
         """Append one transition, in place of the oldest once full."""
-        row, n, m = self._rows[self._next], self.n_obs, self.n_act
+        n, m = self.n_obs, self.n_act
+        row = np.empty_like(self._rows[0])
         with np.errstate(over="ignore"):  # of float16: told below, with the numbers
             row[:n] = observation
             row[n : n + m] = action
@@ -84,10 +89,12 @@ class ReplayBuffer:
             row[n + m + 1 : -1] = next_observation
             row[-1] = bootstrap
         if not np.isfinite(row).all():
-            raise ValueError(
+            raise ReplayError(
                 f"replay: a transition is not finite as {row.dtype} (reward {reward:.4g}, greatest "
                 f"observation {np.abs(next_observation).max():.4g})"
+                + ("; set replay_dtype: float32" if row.dtype == np.float16 else "")
             )
+        self._rows[self._next] = row
         self._next = (self._next + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 

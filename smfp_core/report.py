@@ -105,6 +105,8 @@ def page(run: Path) -> str:
         if not (run / name).is_file():
             raise ConfigError(f"{run}: has no {name}; a report needs a run with an evaluation")
     training, evaluations = _read(run / "train.csv"), _read(run / "evaluations.csv")
+    if not training or not evaluations:
+        raise ConfigError(f"{run}: has logged nothing yet; a report needs a run with an evaluation")
     last_step = evaluations[-1]["step"]
     rows = "".join(
         f"<tr><td>{html.escape(r['mode'])}</td><td>{float(r['return_mean']):.1f} &plusmn; "

@@ -29,6 +29,10 @@ class RobotConfigError(ConfigError):
     """A robot YAML, or the MJCF it names, is missing or wrong."""
 
 
+# Goals that are tried before the description is said to leave none.
+_MOST_DRAWS = 20_000
+
+
 @dataclass(frozen=True)
 class JointConfig:
     """One joint: hardware limits (of the data sheet), home, and the range of task starts."""
@@ -70,7 +74,7 @@ class PolicyMotion:
 
 @dataclass(frozen=True)
 class Shell:
-    """Goals: a part of a spherical shell about ``center_m`` (base frame), above ``min_height_m``.
+    """Goals: a part of a spherical shell about ``center_m`` (base frame), within ``height_m``.
 
     ``azimuth_rad`` is measured about the base z axis from its x axis; ``obstacle_clearance_m`` is
     how far a goal keeps from the obstacles of the surroundings. ``orientations``: those of a goal
@@ -119,12 +123,20 @@ class Shell:
         return None
 
     def sample(self, rng: np.random.Generator) -> FloatArray:
-        """Draw a goal [3] (m, base frame), uniform in volume, by rejection."""
+        """Draw a goal [3] (m, base frame), uniform in volume, by rejection.
+
+        Raises:
+            ConfigError: none was found: the bounds hardly leave any.
+        """
         center = np.asarray(self.center_m)
-        while True:
+        for _ in range(_MOST_DRAWS):
             goal = center + rng.uniform(-self.radius_m[1], self.radius_m[1], 3)
             if self.refusal(goal) is None:
                 return goal
+        raise ConfigError(
+            f"goals: of {_MOST_DRAWS} points within radius_m not one is within azimuth_rad and "
+            "height_m and outside axis_clearance_m; widen them"
+        )
 
 
 @dataclass(frozen=True)
@@ -293,11 +305,18 @@ class RobotConfig:
         return self.goals.orientations.refusal(pose[3:].tolist())
 
     def sample_goal(self, rng: np.random.Generator) -> FloatArray:
-        """Draw a goal [3] (m, base frame) that is not refused."""
-        while True:
+        """Draw a goal [3] (m, base frame) that is not refused.
+
+        Raises:
+            ConfigError: none was found: the shell, or the obstacles in it, hardly leave any.
+        """
+        refusal: str | None = None
+        for _ in range(_MOST_DRAWS):
             goal = self.goals.sample(rng)
-            if self.goal_refusal(goal) is None:
+            refusal = self.goal_refusal(goal)
+            if refusal is None:
                 return goal
+        raise ConfigError(f"goals: {_MOST_DRAWS} were refused, the last one as: {refusal}")
 
     def sample_pose(self, rng: np.random.Generator) -> FloatArray:
         """Draw a goal [7] that is not refused: position and quaternion x, y, z, w, base frame.

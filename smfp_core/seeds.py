@@ -10,7 +10,6 @@ by side are faster (``python -m smfp_core.compare``).
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from smfp_core.checkpoint import CheckpointError
 from smfp_core.network import Vectors
 from smfp_core.progress import RunLog
 from smfp_core.replay import Batch
-from smfp_core.trainer import Trainer
+from smfp_core.trainer import Trainer, clock_from
 
 
 class SeedTrainer:
@@ -73,12 +72,11 @@ class SeedTrainer:
 
     def run(self, logs: list[RunLog]) -> bool:
         """Train to the end; True if all got there, False if a stop was requested."""
-        started, wall_before = time.monotonic(), self.wall_s
+        clock = clock_from(self.wall_s)
         while self.step < self._agent.config.steps and not self.stop_requested:
             self._advance(logs)
             for trainer, log in zip(self.trainers, logs, strict=True):
-                trainer.wall_s = wall_before + time.monotonic() - started
-                trainer.keep_up(log)
+                trainer.keep_up(log, clock)
         return all([trainer.finish() for trainer in self.trainers])
 
     def _advance(self, logs: list[RunLog]) -> None:

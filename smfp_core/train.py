@@ -19,8 +19,10 @@ from types import FrameType
 import tyro
 import yaml
 
+from smfp_core import checkpoint
 from smfp_core.atomic import write_atomically
 from smfp_core.config import TrainConfig, load_config
+from smfp_core.contract import forget_contract
 from smfp_core.process import set_up_training_process
 from smfp_core.progress import RunLog
 from smfp_core.provenance import keep_provenance
@@ -62,6 +64,10 @@ def parse_arguments(arguments: list[str]) -> tuple[list[tuple[TrainConfig, Path]
         description=description,
         prog="python -m smfp_core.train",
     )
+    for name in ("config", "run_dir"):
+        if known.resume and getattr(known, name):
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option}: has no meaning with --resume, which goes on with a run")
     if known.resume and dataclasses.replace(config, steps=default.steps) != default:
         raise ConfigError("--resume: only --steps may be changed; start a new run for the rest")
     if known.seeds:
@@ -88,7 +94,12 @@ def prepare(config: TrainConfig, folder: Path, resume: bool) -> Trainer:
     """
     if not resume and (folder / "checkpoints").exists():
         raise ConfigError(f"{folder}: holds a run already; --resume it, or give another --run-dir")
-    folder.mkdir(parents=True, exist_ok=True)
+    if resume:
+        reached = max(checkpoint.steps(folder / "checkpoints"), default=0)
+        if config.steps < reached:
+            raise ConfigError(f"steps: {config.steps}, but {folder} is at step {reached} already")
+    else:
+        forget_contract(folder)
     text = yaml.safe_dump(to_mapping(config), sort_keys=False)
     write_atomically(folder / "config.yaml", text)
     return Trainer(config, folder)
@@ -104,7 +115,7 @@ def main() -> None:
         if resume:
             whole.restore()
         for _, folder in runs:
-            keep_provenance(folder, "smfp_core.train")
+            keep_provenance(folder, "smfp_core.train", anew=not resume)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

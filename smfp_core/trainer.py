@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,20 @@ from smfp_core.contract import keep_contract
 from smfp_core.episodes import play
 from smfp_core.evaluate import agent_policies, summed_up
 from smfp_core.progress import RunLog
-from smfp_core.replay import Batch, MultiStep, ReplayBuffer
+from smfp_core.replay import Batch, MultiStep, ReplayBuffer, ReplayError
 
 _NOISE_EPISODES = 2
 """Episodes that a noise vector is tried on before the end of training."""
+
+
+Clock = Callable[[], float]
+"""Seconds that training has taken, evaluations included, stops not."""
+
+
+def clock_from(wall_s: float) -> Clock:
+    """A clock that reads ``wall_s`` now, and goes on."""
+    started = time.monotonic()
+    return lambda: wall_s + time.monotonic() - started
 
 
 class TrainingError(RuntimeError):
@@ -70,11 +81,10 @@ class Trainer:
     def run(self, log: RunLog) -> bool:
         """Train to the end; True if it got there, False if a stop was requested."""
         config = self.config
-        started, wall_before = time.monotonic(), self.wall_s
+        clock = clock_from(self.wall_s)
         while self.step < config.steps and not self.stop_requested:
             self.advance(log)
-            self.wall_s = wall_before + time.monotonic() - started
-            self.keep_up(log)
+            self.keep_up(log, clock)
         return self.finish()
 
     def advance(self, log: RunLog) -> None:
@@ -108,7 +118,8 @@ class Trainer:
         """Step the environment and keep the transition.
 
         Raises:
-            TrainingError: the action, or what the environment answers, is not finite.
+            TrainingError: the action, or what the environment answers, is not finite, or too great
+                for the replay buffer.
         """
         if not np.isfinite(action).all():
             raise self._not_finite(["action", *self.agent.non_finite()])
@@ -118,19 +129,24 @@ class Trainer:
         ):
             raise self._not_finite(["observation or reward of the environment"])
         self.agent.normalizer.update(transition.observation)
-        self.multi_step.add(*transition[:-1])
+        try:
+            self.multi_step.add(*transition[:-1])
+        except ReplayError as error:
+            raise TrainingError(f"by step {self.step}: {error}") from error
         if transition.terminated or transition.truncated:
             log.episode(transition.info["episode_return"], transition.info.get("is_success"))
         self.step += 1
 
-    def keep_up(self, log: RunLog) -> None:
+    def keep_up(self, log: RunLog, clock: Clock) -> None:
         """Log, evaluate and write a checkpoint where the step just made asks for it."""
         config = self.config
         last = self.step == config.steps
+        self.wall_s = clock()
         if self.step % config.log_every == 0:
             log.training(self.step, self.wall_s, self._checked(self.metrics))
         if self.step % config.eval_every == 0 or last:
             self._evaluate(log)
+            self.wall_s = clock()
         if self.step % config.checkpoint_every == 0 or last:
             self.save()
 

@@ -242,14 +242,23 @@ def _measure(
     return rows, differences
 
 
+def check_addable(old: dict[str, Any], seed: int) -> None:
+    """Make sure that the report ``old`` is of the episodes of ``seed``.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if old.get("seed") != seed or "policies" not in old:
+        raise ConfigError("--add: the file's episodes have another --seed, or it is no report")
+
+
 def added(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The report ``old`` with that of other policies, or of the same measured anew.
 
     Raises:
         ConfigError: they are of other episodes.
     """
-    if old.get("seed") != new["seed"] or "policies" not in old:
-        raise ConfigError("--add: the file's episodes have another --seed, or it is no report")
+    check_addable(old, new["seed"])
     again = {Path(origin["policy"]).stem for origin in new["policies"]}
     kept = {"policies": [o for o in old["policies"] if Path(o["policy"]).stem not in again]}
     for name in ("rows", "ros_minus_gymnasium"):
@@ -284,9 +293,12 @@ def main() -> None:
     try:
         if arguments.add and (arguments.json is None or not arguments.json.is_file()):
             raise ConfigError("--add: needs --json with a file that is there")
-        record = measured = report(arguments, console)
+        old: dict[str, Any] | None = None
         if arguments.add and arguments.json:
-            record = added(json.loads(arguments.json.read_text(encoding="utf-8")), measured)
+            old = json.loads(arguments.json.read_text(encoding="utf-8"))
+            check_addable(old, arguments.seed)
+        measured = report(arguments, console)
+        record = added(old, measured) if old is not None else measured
     except ValueError as error:
         sys.exit(f"error: {error}")
     Console(width=None if sys.stdout.isatty() else 120).print(_table(record["rows"]))

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smfp_core.checkpoint import CheckpointError
 from smfp_core.config import TrainConfig
 from smfp_core.critics import ActionValue
 from smfp_core.entropy import gaussian_entropy
@@ -233,15 +234,26 @@ class Agent(ABC):
         """Take back what ``tensors`` gave.
 
         Raises:
-            RuntimeError: tensors are missing or of other shapes (another configuration).
+            CheckpointError: see ``restore_learned``.
+        """
+        self.restore_learned(tensors)
+        self.generator.set_state(tensors["generator"])
+        self.updates = int(tensors["updates"])
+
+    def restore_learned(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what was learned, from whatever device; random numbers go on as they are.
+
+        Raises:
+            CheckpointError: tensors are missing or of other shapes (another configuration).
         """
         for name, value in self._learned().items():
             if name not in tensors or tensors[name].shape != value.shape:
-                raise RuntimeError(f"checkpoint: '{name}' is missing or of another shape")
+                raise CheckpointError(
+                    f"checkpoint: '{name}' is missing or of another shape: it is of another "
+                    "version or configuration"
+                )
             value.copy_(tensors[name])
         self.normalizer.refresh()
-        self.generator.set_state(tensors["generator"])
-        self.updates = int(tensors["updates"])
 
     def _learned(self) -> Vectors:
         """The vectors and the observations' statistics, as they are named in a checkpoint."""

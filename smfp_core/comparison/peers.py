@@ -21,7 +21,14 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from smfp_core.collector import EVALUATION, MOST_SIDE_BY_SIDE, episode_seed, make_env, sizes
+from smfp_core.collector import (
+    EVALUATION,
+    episode_seed,
+    evaluation_envs,
+    make_env,
+    set_training,
+    sizes,
+)
 from smfp_core.comparison.plan import PeerConfig
 from smfp_core.episodes import Episode, Policy, play
 from smfp_core.evaluate import Mode, draw, summed_up
@@ -128,8 +135,10 @@ def run(config: PeerConfig, folder: Path) -> None:
     Raises:
         ConfigError: see ``make_model``.
     """
-    count = 1 + min(config.eval_episodes, MOST_SIDE_BY_SIDE)
-    env, *eval_envs = [make_env(config.env_id, config.env_kwargs) for _ in range(count)]
+    env = make_env(config.env_id, config.env_kwargs)
+    # A task that randomises its robot does so from the beginning: a library knows no curriculum.
+    set_training(env, config.seed)
+    eval_envs = evaluation_envs(config, config.eval_episodes)
     n_act = sizes(env)[1]
     seeds = [episode_seed(config.seed, EVALUATION, i) for i in range(config.eval_episodes)]
     started = time.monotonic()
@@ -138,9 +147,9 @@ def run(config: PeerConfig, folder: Path) -> None:
         writer.writerow(["step", "wall_s", "mode", "episodes", "return_mean", "return_std"])
 
         def evaluate(step: int, modes: dict[Mode, Policy]) -> None:
+            wall_s = round(time.monotonic() - started, 2)  # before it, as in our training
             for mode, policy in modes.items():
                 r = summed_up(mode, play(eval_envs, policy, seeds))
-                wall_s = round(time.monotonic() - started, 2)
                 writer.writerow([step, wall_s, mode, r.episodes, r.return_mean, r.return_std])
                 print(f"step {step} ({wall_s:.0f} s) {mode}: return {r.return_mean:.1f}")
             file.flush()
@@ -169,7 +178,7 @@ def main() -> None:
         arguments.run_dir.mkdir(parents=True, exist_ok=True)
         if config.peer.startswith("sb3"):
             importlib.import_module("torch").set_num_threads(1)
-        keep_provenance(arguments.run_dir, "smfp_core.comparison.peers")
+        keep_provenance(arguments.run_dir, "smfp_core.comparison.peers", anew=True)
         run(config, arguments.run_dir)
     except (ConfigError, OSError) as error:
         sys.exit(f"error: {error}")

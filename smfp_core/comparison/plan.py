@@ -18,7 +18,7 @@ PeerName = Literal["sb3_sac", "sb3_td3", "sbx_crossq", "random"]
 # Added to every comparison: what it returns is the zero of normalised scores.
 RANDOM = "random"
 # Set by the comparison alone, so that no agent is judged by another rule than the rest.
-PROTOCOL = ("env_id", "seed", "steps", "eval_every", "eval_episodes")
+PROTOCOL = ("env_id", "env_kwargs", "seed", "steps", "eval_every", "eval_episodes")
 _TRAIN, _PEERS = "smfp_core.train", "smfp_core.comparison.peers"
 _SETTINGS, _FINISHED = "run.yaml", "finished"
 
@@ -72,6 +72,8 @@ class CompareConfig:
     """Every agent runs once with each, in every task."""
     steps: int
     """Environment steps of a run."""
+    env_kwargs: dict[str, str] = field(default_factory=dict)
+    """Keyword arguments of the environments, the same in all tasks and for all agents."""
     eval_every: int = 5_000
     """Steps between evaluations."""
     eval_episodes: int = 10
@@ -120,11 +122,12 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it has come to its end, in this call or an earlier one of as many steps."""
-        return (self.folder / _FINISHED).exists() and self._before() == self.settings
+        path = self.folder / _FINISHED
+        return path.exists() and load_yaml(path) == self.settings
 
     def mark_finished(self) -> None:
-        """Have later calls skip it."""
-        write_atomically(self.folder / _FINISHED, "")
+        """Have later calls of this configuration skip it."""
+        write_atomically(self.folder / _FINISHED, yaml.safe_dump(self.settings, sort_keys=False))
 
     @property
     def started(self) -> bool:
@@ -158,10 +161,12 @@ class Run:
                 )
 
     def prepare(self) -> None:
-        """Make the folder and write the configuration into it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self._before() != self.settings:
-            (self.folder / _FINISHED).unlink(missing_ok=True)
+        """Write the configuration into the folder. The caller alone is at this run.
+
+        Raises:
+            ConfigError: see ``check``.
+        """
+        self.check()
         write_atomically(self.folder / _SETTINGS, yaml.safe_dump(self.settings, sort_keys=False))
 
     def _before(self) -> dict[str, Any] | None:
@@ -186,6 +191,7 @@ def plan(path: Path, out: Path) -> list[Run]:
                 folder = out / _as_file_name(task) / _as_file_name(name) / f"seed_{seed}"
                 protocol = dict(
                     env_id=task,
+                    env_kwargs=config.env_kwargs,
                     seed=seed,
                     steps=config.steps,
                     eval_every=config.eval_every,
@@ -206,7 +212,13 @@ def _settings(
             settings = to_mapping(from_mapping(PeerConfig, data))
             return _PEERS, yaml.safe_load(yaml.safe_dump(settings))
         assert contender.base is not None
-        data = load_yaml(path.parent / contender.base) | contender.overrides | protocol
+        base = load_yaml(path.parent / contender.base)
+        if base.get("env_kwargs", {}) not in ({}, protocol["env_kwargs"]):
+            raise ConfigError(
+                f"env_kwargs: {base['env_kwargs']} in {contender.base}, {protocol['env_kwargs']} "
+                "in the comparison, which gives them to all agents"
+            )
+        data = base | contender.overrides | protocol
         settings = to_mapping(from_mapping(TrainConfig, data))
         return _TRAIN, yaml.safe_load(yaml.safe_dump(settings))
     except ConfigError as error:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smfp_core.comparison.plan import Run
+from smfp_core.strict import ConfigError
 
 LAST_LINES = 8
 _POLL_S = 0.1
@@ -82,15 +83,17 @@ class RunProcess:
 
     Raises:
         BlockingIOError: another process is at this run.
+        ConfigError: another process has made it a run of another configuration.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        run.prepare()
+        run.folder.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
         self._log = run.folder / "output.log"
         with (run.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            run.prepare()
             with self._log.open("wb") as log:
                 # A session of its own: Ctrl-C in a terminal would reach it twice.
                 self._process = subprocess.Popen(
@@ -158,7 +161,7 @@ def run_here(runs: Sequence[Run], workers: int, stop: Stop, report: Report) -> N
                 if run.name not in taken:
                     print(f"{run.name}: waiting, another process is at it", file=sys.stderr)
                 taken.add(run.name)
-            except OSError as error:
+            except (OSError, ConfigError) as error:
                 report(Outcome(run, "failed", last_lines=str(error)))
         time.sleep(_POLL_S)
         for process in list(active):

@@ -9,6 +9,7 @@ into a folder and goes on where it was interrupted.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -18,17 +19,18 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from smfp_core.atomic import write_atomically
 from smfp_core.collector import EVALUATION, episode_seed, evaluation_envs
-from smfp_core.config import load_config
+from smfp_core.config import TrainConfig, load_config
 from smfp_core.episodes import Episode, play
 from smfp_core.evaluate import load_agent
 from smfp_core.provenance import Provenance, here
 from smfp_core.specs import Float32
-from smfp_core.strict import to_mapping
+from smfp_core.strict import ConfigError, from_mapping, to_mapping
 
 EVALUATION_SEED = 1_000_000
 
@@ -81,18 +83,39 @@ class Arguments:
     """Also write the result to this file, and a Markdown table beside it."""
 
 
-def train(arguments: Arguments, agent: str, seed: int) -> Path:
-    """Train one agent, unless its run is finished; the run's folder."""
-    folder = arguments.runs / f"{agent}_seed{seed}"
+def configuration(arguments: Arguments, agent: str, seed: int) -> TrainConfig:
+    """That of one run.
+
+    Raises:
+        ConfigError: there is no such agent, or the YAML cannot be used.
+    """
     name, _, entropy = agent.partition("-")
+    fields = {"agent": name, "seed": seed} | ({"entropy": entropy} if entropy else {})
+    fields |= {"steps": arguments.steps} if arguments.steps else {}
+    base = to_mapping(load_config(arguments.config))
+    return from_mapping(TrainConfig, yaml.safe_load(yaml.safe_dump(base | fields)))
+
+
+def train(arguments: Arguments, agent: str, seed: int) -> Path:
+    """Train one agent, unless its run is finished; the run's folder.
+
+    Raises:
+        ConfigError: the folder holds a run of another configuration, or see ``configuration``.
+    """
+    folder = arguments.runs / f"{agent}_seed{seed}"
+    config = configuration(arguments, agent, seed)
     command = [sys.executable, "-m", "smfp_core.train"]
     if (folder / "checkpoints").exists():
+        before = load_config(folder / "config.yaml")
+        if dataclasses.replace(before, steps=config.steps) != config:
+            raise ConfigError(
+                f"{folder}: holds a run of another configuration; give another --runs, or remove it"
+            )
         command += ["--resume", str(folder)]
     else:
-        fields = ["--agent", name, "--seed", str(seed)]
-        fields += ["--entropy", entropy] if entropy else []
+        fields = ["--agent", config.agent, "--seed", str(seed), "--entropy", config.entropy]
         command += ["--config", str(arguments.config), "--run-dir", str(folder), *fields]
-    command += ["--steps", str(arguments.steps)] if arguments.steps else []
+    command += ["--steps", str(config.steps)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 
@@ -102,7 +125,7 @@ def count(folder: Path, name: str, seed: int, starts: int, repeats: int) -> Ways
     agent = load_agent(folder)
     envs = evaluation_envs(agent.config, starts * repeats)
     beginnings = [episode_seed(EVALUATION_SEED, EVALUATION, i) for i in range(starts)]
-    rngs = [np.random.default_rng([start, r]) for start in beginnings for r in range(repeats)]
+    rngs = [np.random.default_rng([start, 1 + r]) for start in beginnings for r in range(repeats)]
 
     def sampled(observation: Float32, episodes: Sequence[Episode]) -> Float32:
         noise = [rngs[e.index].standard_normal(agent.n_act, np.float32) for e in episodes]
@@ -167,6 +190,8 @@ def main() -> None:
         for agent in arguments.agents:
             try:
                 folder = train(arguments, agent, seed)
+            except ConfigError as error:
+                sys.exit(f"error: {error}")
             except subprocess.CalledProcessError as error:
                 sys.exit(f"error: training {agent}, seed {seed}, ended with {error.returncode}")
             rows.append(count(folder, agent, seed, arguments.starts, arguments.repeats))

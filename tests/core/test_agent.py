@@ -94,13 +94,28 @@ def test_temperature_follows_the_entropy_to_its_target():
         assert (agent.state["log_alpha"].item() > before) == rises
 
 
-def test_previous_actor_and_target_critics_follow_slowly():
+def test_previous_actor_follows_slowly():
     agent = SmfpAgent(CONFIG, 2, 2)
     start = agent.state["actor"].clone()
     agent.update(make_batch(np.random.default_rng(0), 1.0, 0.5))
     moved = agent.state["actor"] - start
     followed = agent.state["previous_actor"] - start
     torch.testing.assert_close(followed, CONFIG.previous_rate * moved, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("smfp", 1.0), ("sac", 1.0), ("td3", 0.5)])
+def test_target_critics_follow_slowly(kind: str, rate: float):
+    # TD3's follow at every update, half as fast: its paper's do at every second one.
+    config = dataclasses.replace(CONFIG, agent=kind)
+    agent = make_agent(config, 2, 2)
+    start = agent.state["critics"].clone()
+    torch.testing.assert_close(agent.state["target_critics"], start)
+    agent.update(make_batch(np.random.default_rng(0), 1.0, 0.5))
+    moved = agent.state["critics"] - start
+    followed = agent.state["target_critics"] - start
+    assert moved.abs().max() > 0.0
+    expected = rate * config.target_rate * moved
+    torch.testing.assert_close(followed, expected, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize(("act_candidates", "looked_at"), [(1, 1), (2, 1), (4, 2), (8, 4), (99, 4)])

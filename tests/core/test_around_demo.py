@@ -29,3 +29,7 @@ def test_demo_trains_counts_and_goes_on_with_what_is_there(tmp_path: Path):
         assert sum(r["ways"].values()) == pytest.approx(1.0 if r["success"] else 0.0)
         assert set(r["ways"]) <= {"left", "right"}
     assert "| smfp | 5 |" in (tmp_path / "ways.md").read_text()
+    # Of another configuration they are not taken for what is asked for.
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"noise_choices": 2}))
+    done = subprocess.run(call, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1 and "holds a run of another configuration" in done.stderr

@@ -212,6 +212,30 @@ def test_finished_run_of_another_configuration_is_neither_kept_nor_overwritten(
             plan(write_config(tmp_path, **change), unbroken / "out")
 
 
+def test_a_run_that_ended_at_fewer_steps_is_not_finished(unbroken: Path, tmp_path: Path):
+    shutil.copytree(unbroken / "out", tmp_path / "out")
+    runs = {
+        steps: plan(write_config(tmp_path, tasks=["Pendulum-v1"], steps=steps), tmp_path / "out")[0]
+        for steps in (400, 600)
+    }
+    assert runs[400].finished and not runs[600].finished
+    # Another call asks for more steps while the one that runs is still at the old ones.
+    runs[600].prepare()
+    runs[400].mark_finished()
+    assert not runs[600].finished
+    with pytest.raises(ConfigError, match="holds a run with steps = 600, now 400"):
+        runs[400].prepare()
+
+
+def test_environment_is_the_same_for_all_agents(tmp_path: Path):
+    agents = {"smfp": {"base": "base.yaml"}, "other": {"peer": "sb3_sac"}}
+    path = write_config(tmp_path, agents=agents, env_kwargs={"g": "5"})
+    assert {run.settings["env_kwargs"]["g"] for run in plan(path, tmp_path / "out")} == {"5"}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE | {"env_kwargs": {"g": "6"}}))
+    with pytest.raises(ConfigError, match=r"agents.smfp: env_kwargs: .*'6'.* in base.yaml, .*'5'"):
+        plan(path, tmp_path / "out")
+
+
 def test_comparison_of_more_steps_goes_on_from_where_its_runs_ended(unbroken: Path, tmp_path: Path):
     out = tmp_path / "out"
     for steps in (200, 400):
@@ -323,7 +347,7 @@ def test_report_is_made_anew_from_the_table_alone(unbroken: Path, tmp_path: Path
 def test_runs_are_planned_seed_by_seed_under_one_protocol(tmp_path: Path):
     agents = {"smfp": {"base": "base.yaml"}, "other": {"peer": "sb3_sac"}}
     path = write_config(
-        tmp_path, tasks=["A", "dm_control/b-c"], agents=agents, seeds=[5, 6], steps=9
+        tmp_path, tasks=["A", "dm_control/b-c"], agents=agents, seeds=[5, 6], steps=90
     )
     runs = plan(path, tmp_path / "out")
     names = ["smfp", "other", "random"]
@@ -335,7 +359,7 @@ def test_runs_are_planned_seed_by_seed_under_one_protocol(tmp_path: Path):
         assert run.settings["env_id"] == run.task
         assert run.settings["seed"] == run.seed
         kept = [run.settings[k] for k in ("steps", "eval_every", "eval_episodes")]
-        assert kept == [9, COMPARISON["eval_every"], COMPARISON["eval_episodes"]]
+        assert kept == [90, COMPARISON["eval_every"], COMPARISON["eval_episodes"]]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,13 @@ def test_side_by_side_as_one_by_one(mode: str) -> None:
             np.testing.assert_allclose(one.observation, other.observation, rtol=1e-3, atol=1e-3)
 
 
+def test_noise_is_not_the_stream_that_the_start_was_drawn_from() -> None:
+    (env,) = envs(1)
+    episode = Episode(0, 7, env)
+    start = np.random.default_rng(7)
+    assert not np.isin(episode.rng.uniform(size=20), start.uniform(size=100)).any()
+
+
 def test_only_what_goes_on_is_acted_on() -> None:
     acted: list[list[int]] = []
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from smfp_core.replay import MultiStep, ReplayBuffer
+from smfp_core.replay import MultiStep, ReplayBuffer, ReplayError
 
 
 def filled(count: int, capacity: int = 5) -> ReplayBuffer:
@@ -102,8 +102,18 @@ def test_half_precision_rows_take_half_and_refuse_what_they_cannot_hold():
     assert batch.reward.dtype == torch.float32
     assert batch.reward[0].item() == pytest.approx(0.1234, rel=1e-3)
     assert buffer.state()["rows"].itemsize == 2
-    with pytest.raises(ValueError, match="not finite as float16"):
+    with pytest.raises(ReplayError, match=r"not finite as float16.* set replay_dtype: float32"):
         buffer.add(ones, ones[:1], 1e6, ones, 0.99)
+
+
+def test_what_is_refused_replaces_nothing():
+    buffer = ReplayBuffer(1, 2, 1, np.float16)
+    ones = np.ones(2, np.float32)
+    buffer.add(ones, ones[:1], 0.5, ones, 0.99)
+    before = buffer.state()["rows"].copy()
+    with pytest.raises(ReplayError):
+        buffer.add(2 * ones, ones[:1], 1e6, ones, 0.99)
+    np.testing.assert_array_equal(buffer.state()["rows"], before)
 
 
 def test_what_is_not_finite_never_enters():

@@ -9,6 +9,7 @@ import yaml
 
 from smfp_core.resources import share_path
 from smfp_core.robot import Obstacle, RobotConfigError, load_robot, mjcf_sha256
+from smfp_core.strict import ConfigError
 
 SHIPPED = share_path("config/robots/ur5e.yaml")
 
@@ -167,6 +168,18 @@ def test_goals_are_drawn_where_they_are_accepted():
     # Uniform in volume: in front and at both sides.
     assert (goals[:, 1] > 0.2).mean() > 0.2
     assert (goals[:, 1] < -0.2).mean() > 0.2
+
+
+def test_a_description_that_leaves_no_goal_is_named_and_not_searched_for_ever():
+    robot = load_robot("ur5e")
+    shell = dataclasses.replace(robot.goals, axis_clearance_m=2.0)
+    with pytest.raises(ConfigError, match=r"goals: .* axis_clearance_m"):
+        shell.sample(np.random.default_rng(0))
+    filled = dataclasses.replace(
+        robot.surroundings, obstacles=(Obstacle("all", (0.0, 0.0, 0.0), radius_m=3.0),)
+    )
+    with pytest.raises(ConfigError, match=r"goals: .*inside the obstacle 'all'"):
+        dataclasses.replace(robot, surroundings=filled).sample_goal(np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

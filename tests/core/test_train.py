@@ -3,6 +3,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,10 +12,16 @@ import time
 from pathlib import Path
 
 import imageio.v3 as imageio
+import onnx
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
-from smfp_core import checkpoint
+from smfp_core import checkpoint, export
+from smfp_core.agents.smfp import SmfpAgent
+from smfp_core.export import export_run, policy_graph
+from smfp_core.policy_file import PolicyFileError
 
 CONFIG = {
     "env_id": "smfp_sim.tasks:smfp/Reach-v0",
@@ -172,6 +179,8 @@ def test_evaluate_and_export_take_a_run(finished: Path, tmp_path: Path):
         ({"batchsize": 3}, "batchsize: unknown key; did you mean 'batch_size'"),
         ({"batch_size": "many"}, "batch_size: expected a whole number"),
         ({"batch_size": 500}, "warmup_steps: 300 is less than batch_size 500"),
+        ({"n_step": 270}, "warmup_steps: 300 is less than batch_size 32 and the 269 steps"),
+        ({"steps": 300}, "steps: 300 is no more than warmup_steps 300"),
         ({"discount": 1.5}, r"discount: must lie in \(0, 1\]"),
         ({"agent": "ppo"}, "agent: must be one of"),
         ({"device": "cuda"}, "device: 'cuda' is not available"),
@@ -185,6 +194,8 @@ def test_evaluate_and_export_take_a_run(finished: Path, tmp_path: Path):
     ],
 )
 def test_wrong_configuration_is_named(tmp_path: Path, change: dict[str, object], text: str):
+    if change == {"device": "cuda"} and torch.cuda.is_available():
+        pytest.skip("this machine has what is missing here")
     result = run("--config", write_config(tmp_path, **change), "--run-dir", tmp_path / "run")
     assert result.returncode == 1
     assert text.replace("\\", "") in result.stderr
@@ -224,6 +235,64 @@ def test_run_of_another_robot_model_is_neither_resumed_nor_exported(finished: Pa
     assert not (tmp_path / "p.onnx").exists()
 
 
+def test_a_run_does_not_go_back_and_a_refusal_changes_nothing(finished: Path, tmp_path: Path):
+    before = (finished / "config.yaml").read_text()
+    for options, text in (
+        (("--steps", 400), "steps: 400, but .* is at step 900 already"),
+        (("--config", write_config(tmp_path)), "--config: has no meaning with --resume"),
+        (("--run-dir", tmp_path), "--run-dir: has no meaning with --resume"),
+    ):
+        result = run("--resume", finished, *options)
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert re.search(text, result.stderr), result.stderr
+    assert (finished / "config.yaml").read_text() == before
+
+
+def test_a_run_that_begins_anew_keeps_nothing_of_a_dead_one(tmp_path: Path):
+    # Killed before its first checkpoint, with another command, on another version of the robot.
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "provenance.json").write_text('{"command": "old"}')
+    (folder / "contract.json").write_text('{"robot_name": "old"}')
+    result = run("--config", write_config(tmp_path, steps=310), "--run-dir", folder)
+    assert result.returncode == 0, result.stderr
+    assert "smfp_core.train" in json.loads((folder / "provenance.json").read_text())["command"]
+    assert json.loads((folder / "contract.json").read_text())["robot_name"] == "ur5e"
+
+
+def test_a_run_made_on_a_gpu_is_exported_without_one(finished: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"device": "cuda"}))
+    # Its generator's state, which no generator of a CPU takes.
+    path = checkpoint.latest(folder / "checkpoints") / "agent.safetensors"
+    tensors = load_file(path)
+    tensors["generator"] = torch.zeros(16, dtype=torch.uint8)
+    save_file(tensors, path)
+    policies = [export_run(f, tmp_path / f"{f.name}.onnx") for f in (finished, folder)]
+    golden = [policy.metadata.golden for policy in policies]
+    assert golden[0] == golden[1]
+
+
+def test_an_export_that_fails_leaves_the_file_that_was_there(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "policy.onnx"
+    path.write_bytes(b"a good one")
+    monkeypatch.setattr(export, "policy_graph", broken_graph)
+    with pytest.raises(PolicyFileError, match=r"golden\[0\]"):
+        export_run(finished, path)
+    assert path.read_bytes() == b"a good one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def broken_graph(agent: SmfpAgent) -> onnx.ModelProto:
+    """The graph of a policy that is not the agent's."""
+    agent.state["actor"].mul_(1.5)
+    return policy_graph(agent)
+
+
 def test_evaluation_can_be_filmed(finished: Path, tmp_path: Path):
     film = tmp_path / "film.gif"
     command = [sys.executable, "-m", "smfp_core.evaluate", finished, "--episodes", "1"]
@@ -260,3 +329,8 @@ def test_report_shows_the_curves_of_a_run(finished: Path, tmp_path: Path):
     command[3] = tmp_path
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1 and "has no config.yaml" in result.stderr
+    for name in ("config.yaml", "train.csv", "evaluations.csv"):
+        header = (finished / name).read_text().splitlines()[0]
+        (tmp_path / name).write_text(header + "\n")
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and "has logged nothing yet" in result.stderr
