@@ -67,15 +67,3 @@ def test_deployed_parts_of_the_core_need_no_training_package(module: str):
     assert not first(iter(names)) & TRAINING_ONLY
     core = {name.split(".")[1] for name in names if name.startswith("smfp_core.")}
     assert core <= DEPLOYED_CORE
-
-
-def test_every_source_file_states_its_licence():
-    sources = [path for package in PACKAGES for path in files(package)]
-    sources += [p for f in ("tests", "launch", "benchmarks") for p in (ROOT / f).rglob("*.py")]
-    missing = [
-        str(path.relative_to(ROOT))
-        for path in [*sources, ROOT / "setup.py"]
-        if "SPDX-License-Identifier: Apache-2.0"
-        not in "\n".join(path.read_text(encoding="utf-8").splitlines()[:2])
-    ]
-    assert missing == []

@@ -38,7 +38,7 @@ def run_on_ray(runs: Sequence[Run], address: str, workers: int, stop: Stop, repo
         ray = importlib.import_module("ray")
     except ImportError as error:
         raise ConfigError(
-            f"--ray-address: needs ray ({error}): pip install 'smfp_control[cluster]'"
+            f"--ray-address: needs ray ({error}): pip install -e '.[cluster]'"
         ) from error
     local = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
     try:

@@ -51,7 +51,7 @@ def make_model(config: PeerConfig, env: gymnasium.Env) -> Any:
         module = importlib.import_module(library)
     except ImportError as error:
         raise ConfigError(
-            f"peer: {config.peer} needs {library} ({error}): pip install 'smfp_control[peers]'"
+            f"peer: {config.peer} needs {library} ({error}): pip install -e '.[peers]'"
         ) from error
     name = {"sb3_sac": "SAC", "sb3_td3": "TD3", "sbx_crossq": "CrossQ"}[config.peer]
     if config.peer == "sb3_td3":

@@ -241,7 +241,7 @@ def test_without_viser_it_says_what_to_install(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 1
-    assert "pip install 'smfp_control[view]'" in done.stderr and "Traceback" not in done.stderr
+    assert "pip install '.[view]'" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.process

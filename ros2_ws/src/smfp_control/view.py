@@ -125,7 +125,7 @@ def main(args: list[str] | None = None) -> int:
         if error.name not in ("viser", "trimesh", "websockets"):
             raise
         print(
-            f"view: the live page needs {error.name}: pip install 'smfp_control[view]'",
+            f"view: the live page needs {error.name}: pip install '.[view]' in the checkout",
             file=sys.stderr,
         )
         return 1
