@@ -318,7 +318,6 @@ def main() -> None:
     policy = given.policy or share_path("config/policies/ur5e_reach.onnx")
     os.environ.update(local_environment())
     result = measure(policy.resolve(), QUICK if given.quick else Plan(), not given.no_latency)
-    given.json.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.json, json.dumps(result, indent=1) + "\n")
     write_atomically(given.json.with_suffix(".md"), markdown(result))
 
