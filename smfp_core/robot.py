@@ -213,6 +213,15 @@ class Topics:
 
 
 @dataclass(frozen=True)
+class Connection:
+    """What joins a node to an arm's driver: what its controller takes, and the two topics."""
+
+    command_interface: CommandInterface
+    joint_states_topic: str
+    command_topic: str
+
+
+@dataclass(frozen=True)
 class RobotConfig:
     """Contract between an arm and everything that moves it; see config/robots/*.yaml."""
 
@@ -269,6 +278,20 @@ class RobotConfig:
             np.array([joint.position_rad[1] - margin for joint in self.joints]),
             np.array([joint.velocity_rad_s for joint in self.joints]),
             np.array([joint.acceleration_rad_s2 for joint in self.joints]),
+        )
+
+    def connection(
+        self,
+        command_interface: CommandInterface | Literal[""] = "",
+        joint_states_topic: str = "",
+        command_topic: str = "",
+    ) -> Connection:
+        """The arm's connection; what is empty is as this description says."""
+        interface = command_interface or self.command_interface
+        return Connection(
+            interface,
+            joint_states_topic or self.topics.joint_states,
+            command_topic or getattr(self.topics, interface),
         )
 
     @cached_property

@@ -228,13 +228,15 @@ def test_two_of_anything_are_a_no_go(
     [
         ({}, "go", "what was checked"),
         ({"lockstep": "true"}, "no-go", "lockstep"),
+        # The robot's rate, whatever rate preflight was given.
+        ({"control_rate_hz": "0.0"}, "no-go", "control_rate_hz 500.0, not 100.0"),
         (
             {"policy_path": "ur5e_push", "command_topic": "arm/commands"},
             "no-go",
             "policy_path ur5e_push, not .*; command_topic arm/commands, not forward_position",
         ),
     ],
-    ids=["same", "lockstep", "others"],
+    ids=["same", "lockstep", "rate", "others"],
 )
 def test_a_policy_node_has_to_do_what_was_checked(
     stage: Stage, change: dict[str, str], verdict: str, found: str

@@ -41,6 +41,19 @@ def test_shipped_robot_loads_by_name_and_by_path():
     np.testing.assert_allclose(robot.limits.position_max[2], np.pi - robot.position_margin_rad)
 
 
+def test_an_empty_part_of_a_connection_is_as_described():
+    robot = load_robot("ur5e")
+    topics = robot.topics
+    described = robot.connection()
+    assert described.command_interface == robot.command_interface == "forward_position"
+    assert described.joint_states_topic == topics.joint_states
+    assert described.command_topic == topics.forward_position
+    # The topic is that of the interface in use, not that of the description's.
+    assert robot.connection("forward_velocity").command_topic == topics.forward_velocity
+    given = robot.connection("joint_trajectory", "arm/joint_states", "arm/trajectory")
+    assert dataclasses.astuple(given) == ("joint_trajectory", "arm/joint_states", "arm/trajectory")
+
+
 def test_a_description_without_surroundings_loads(tmp_path: Path):
     robot = load_robot(changed(tmp_path, {"surroundings": None}))
     assert robot.surroundings.obstacles == () and robot.surroundings.workspace is None

@@ -155,8 +155,8 @@ def assemble(
         robot = dataclasses.replace(robot, control_rate_hz=parameters.control_rate_hz)
     arm = ArmModel(robot)
     period_s = 1.0 / robot.control_rate_hz
-    interface = parameters.command_interface or robot.command_interface
-    velocities = interface == "forward_velocity"
+    connection = parameters.connection(robot)
+    velocities = connection.command_interface == "forward_velocity"
     correction_m_s = 0.0
     if velocities and parameters.velocity_position_gain:
         correction_m_s = CORRECTION_SHARE * parameters.tool_speed_limit_m_s
@@ -174,7 +174,7 @@ def assemble(
     states, take = create_polled_subscription(
         node,
         JointState,
-        parameters.joint_states_topic or robot.topics.joint_states,
+        connection.joint_states_topic,
         _STATE_QOS,
         publishers.take,
     )
@@ -185,8 +185,8 @@ def assemble(
     commands, send = create_command_publisher(
         node,
         robot,
-        interface,
-        parameters.command_topic or getattr(robot.topics, interface),
+        connection.command_interface,
+        connection.command_topic,
         follower,
         lambda: loop.reader.position if loop.correctable else None,
     )

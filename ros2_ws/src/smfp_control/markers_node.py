@@ -98,7 +98,7 @@ class MarkersNode(RunnableNode):
         _, self._take_state = create_polled_subscription(
             self,
             JointState,
-            states_topic or self._robot.topics.joint_states,
+            self._robot.connection(joint_states_topic=states_topic).joint_states_topic,
             qos_profile_sensor_data,
         )
         self.create_subscription(

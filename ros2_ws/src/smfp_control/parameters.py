@@ -29,6 +29,8 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from smfp_core.robot import Connection, RobotConfig
+
 T = TypeVar("T")
 _TYPES = {
     float: Parameter.Type.DOUBLE,
@@ -86,6 +88,10 @@ class RobotParameters:
     command_topic: str = _parameter(
         "", "Topic of the commands; empty: as the robot description says for the interface"
     )
+
+    def connection(self, robot: RobotConfig) -> Connection:
+        """How to reach the arm: what is set, else what its description says."""
+        return robot.connection(self.command_interface, self.joint_states_topic, self.command_topic)
 
 
 @dataclass(frozen=True)

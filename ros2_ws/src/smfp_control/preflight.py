@@ -60,7 +60,7 @@ from smfp_control.preflight_node import NODE_PARAMETERS, check_node
 from smfp_control.process import interruptible
 from smfp_core.atomic import write_atomically
 from smfp_core.policy_file import PolicyFileError
-from smfp_core.robot import CommandInterface, RobotConfig, load_robot
+from smfp_core.robot import CommandInterface, Connection, RobotConfig, load_robot
 from smfp_core.strict import ConfigError
 from smfp_sim.arm import ArmModel
 
@@ -225,22 +225,21 @@ def inspect(options: argparse.Namespace) -> list[Row]:
     Raises:
         ConfigError: the robot's YAML or MJCF cannot be used.
     """
-    robot = load_robot(options.robot)
-    if options.rate:
-        robot = dataclasses.replace(robot, control_rate_hz=options.rate)
-    ArmModel(robot)
-    checked = _filled(
-        robot,
+    described = load_robot(options.robot)
+    checked = _in_effect(
+        described,
         {
             "robot": options.robot,
-            "policy_path": options.policy,
+            "policy_path": options.policy or f"{described.name}_reach",
             "command_interface": options.command_interface,
             "joint_states_topic": options.joint_states_topic,
             "command_topic": options.command_topic,
-            "control_rate_hz": robot.control_rate_hz,
+            "control_rate_hz": options.rate,
             "state_timeout_s": options.state_timeout,
         },
     )
+    robot = dataclasses.replace(described, control_rate_hz=checked["control_rate_hz"])
+    ArmModel(robot)
     policy, row = check_policy(
         lambda: load_policy(checked["policy_path"], robot),
         (PolicyFileError, ParameterError),
@@ -254,21 +253,19 @@ def inspect(options: argparse.Namespace) -> list[Row]:
         row,
         *check_states(robot, observed, policy, options.state_timeout),
         *check_commands(robot, observed, checked["command_interface"]),
-        check_node(checked, observed.policy_node and _filled(robot, observed.policy_node)),
+        check_node(checked, observed.policy_node and _in_effect(described, observed.policy_node)),
     ]
 
 
-def _filled(robot: RobotConfig, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _in_effect(robot: RobotConfig, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters with what the node takes for those that are empty, or 0."""
-    interface = parameters["command_interface"] or robot.command_interface
-    defaults = {
-        "policy_path": f"{robot.name}_reach",
-        "command_interface": interface,
-        "joint_states_topic": robot.topics.joint_states,
-        "command_topic": getattr(robot.topics, interface),
-        "control_rate_hz": robot.control_rate_hz,
+    names = (field.name for field in dataclasses.fields(Connection))
+    connection = robot.connection(**{name: parameters[name] for name in names})
+    return {
+        **parameters,
+        **dataclasses.asdict(connection),
+        "control_rate_hz": parameters["control_rate_hz"] or robot.control_rate_hz,
     }
-    return {name: value or defaults.get(name) for name, value in parameters.items()}
 
 
 def report(options: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:

@@ -81,23 +81,22 @@ class SimNode(RunnableNode):
         # Services change the driver between two periods, never during one.
         self._lock = threading.Lock()
         self._paused = False
-        self._interface = parameters.command_interface or robot.command_interface
+        connection = parameters.connection(robot)
+        self._interface = connection.command_interface
         self._message = JointState(name=list(robot.joint_names))
         for field in ("position", "velocity", "effort"):
             setattr(self._message, field, [0.0] * len(robot.joints))
         self._position = np.frombuffer(self._message.position, np.float64)
         self._velocity = np.frombuffer(self._message.velocity, np.float64)
         self._effort = np.frombuffer(self._message.effort, np.float64)
-        self._states = self.create_publisher(
-            JointState, parameters.joint_states_topic or robot.topics.joint_states, _STATE_QOS
-        )
+        self._states = self.create_publisher(JointState, connection.joint_states_topic, _STATE_QOS)
         self._clock_publisher = (
             self.create_publisher(Clock, "/clock", 10) if parameters.publish_clock else None
         )
         _, self._take_command = create_polled_subscription(
             self,
             command_type(self._interface),
-            parameters.command_topic or getattr(robot.topics, self._interface),
+            connection.command_topic,
             COMMAND_QOS,
         )
         self.create_service(SetBool, "~/pause", self._on_pause)

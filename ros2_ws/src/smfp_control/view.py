@@ -50,7 +50,8 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--command-interface",
-        choices=get_args(CommandInterface),
+        default="",
+        choices=["", *get_args(CommandInterface)],
         help="what the controller takes; default: as the robot description says",
     )
     parser.add_argument("--joint-states-topic", default="")

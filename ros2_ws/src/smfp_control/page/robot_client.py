@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -67,8 +67,8 @@ class RobotClient:
     Args:
         robot: gives topics, frames and limits.
         namespace: of the policy node.
-        interface: of the controller; None: as the robot's description says.
-        joint_states_topic, command_topic: empty: as the robot's description says.
+        interface, joint_states_topic, command_topic: of the controller; empty: as the robot's
+            description says.
 
     Attributes:
         seen: what came over the topics.
@@ -79,24 +79,25 @@ class RobotClient:
         self,
         robot: RobotConfig,
         namespace: str = "",
-        interface: CommandInterface | None = None,
+        interface: CommandInterface | Literal[""] = "",
         joint_states_topic: str = "",
         command_topic: str = "",
     ) -> None:
         self.robot = robot
         self.seen = Seen()
         self.reader = JointStateReader(robot.joint_names)
-        self._interface = interface or robot.command_interface
+        connection = robot.connection(interface, joint_states_topic, command_topic)
+        self._interface = connection.command_interface
         self._node = Node("view", namespace=namespace)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         _, self._take_state = create_polled_subscription(
-            self._node, JointState, joint_states_topic or robot.topics.joint_states, _STATE_QOS
+            self._node, JointState, connection.joint_states_topic, _STATE_QOS
         )
         _, self._take_command = create_polled_subscription(
             self._node,
             command_type(self._interface),
-            command_topic or getattr(robot.topics, self._interface),
+            connection.command_topic,
             COMMAND_QOS,
         )
         self._node.create_subscription(
