@@ -12,6 +12,7 @@ Markdown table and a figure beside it. About three minutes.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import matplotlib
@@ -44,7 +45,13 @@ _TASK = "HalfCheetah-v4"
 _BASE = TrainConfig(env_id=_TASK, warmup_steps=5000, loss_candidates=4, compile=False)
 _SAC = replace(_BASE, agent="sac")
 _PART_S = 0.25
-Call = Callable[[], Any]
+
+
+class Timed(NamedTuple):
+    """A call, and how many of what is measured one such call makes."""
+
+    call: Callable[[], Any]
+    count: int = 1
 
 
 def batch_of(rows: int) -> Batch:
@@ -58,52 +65,56 @@ def batch_of(rows: int) -> Batch:
     )
 
 
-def update_of(config: TrainConfig) -> Call:
-    """One update of an agent on a batch of its size."""
+def update_of(config: TrainConfig) -> Timed:
+    """Updates of an agent on a batch of its size, from one of its actor to the next."""
     agent, batch = make_agent(config, _OBSERVATION, _ACTION), batch_of(config.batch_size)
-    return lambda: agent.update(batch)
+
+    def updates() -> None:
+        for _ in range(agent.policy_delay):
+            agent.update(batch)
+
+    return Timed(updates, agent.policy_delay)
 
 
-def seeds_of(config: TrainConfig, seeds: int) -> Call:
-    """One update of several agents batched into one, as several seeds in one process are."""
+def seeds_of(config: TrainConfig, seeds: int) -> Timed:
+    """The same of several agents batched into one, as several seeds in one process are."""
     agents = [make_agent(replace(config, seed=i), _OBSERVATION, _ACTION) for i in range(seeds)]
     state = {name: torch.stack([a.state[name] for a in agents]) for name in agents[0].state}
     batch = Batch(*(torch.stack([part] * seeds) for part in batch_of(config.batch_size)))
 
-    def learn(state: Any, batch: Batch, noise: Any) -> Any:
-        return agents[0].learn(state, batch, noise, True)
+    def updates() -> None:
+        for i in range(agents[0].policy_delay):
+            noise = stacked([agent.draw(config.batch_size) for agent in agents])
+            learn = functools.partial(agents[0].learn, with_actor=i == 0)
+            torch.vmap(learn)(state, batch, noise)
 
-    def update() -> None:
-        noise = stacked([agent.draw(config.batch_size) for agent in agents])
-        torch.vmap(learn)(state, batch, noise)
-
-    return update
+    return Timed(updates, agents[0].policy_delay)
 
 
-def draw_of(capacity: int, dtype: type[np.floating]) -> Call | None:
+def draw_of(capacity: int, dtype: type[np.floating]) -> Timed | None:
     """One draw of 256 rows from a full buffer; None where it does not fit into the memory."""
     try:
         buffer = ReplayBuffer(capacity, _OBSERVATION, _ACTION, dtype)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return None
-    buffer._rows[:] = 0.5  # every page is there, as after a long run
+    buffer._rows[:], buffer._bootstraps[:] = 0.5, 0.5  # every page is there, as after a long run
     buffer.size = capacity
     rng = np.random.default_rng(0)
-    return lambda: buffer.sample(256, rng)
+    return Timed(lambda: buffer.sample(256, rng))
 
 
-def environments_of(count: int) -> Call:
+def environments_of(count: int) -> Timed:
     """One step of so many environments in this process, random actions."""
     envs = gymnasium.make_vec(_TASK, count, vectorization_mode="sync")
     envs.reset(seed=0)
     actions = np.random.default_rng(0).uniform(-1, 1, (count, _ACTION)).astype(np.float32)
-    return lambda: envs.step(actions)
+    return Timed(lambda: envs.step(actions))
 
 
-def contenders(largest_buffer: int) -> dict[tuple[str, str, int], Call]:
+def contenders(largest_buffer: int) -> dict[tuple[str, str, int], Timed]:
     """What is measured, by (study, what, size)."""
-    found: dict[tuple[str, str, int], Call | None] = {}
+    found: dict[tuple[str, str, int], Timed | None] = {}
     for size in (64, 256, 1024, 4096):
         for config in (_SAC, _BASE):
             found["batch", config.agent, size] = update_of(replace(config, batch_size=size))
@@ -118,18 +129,18 @@ def contenders(largest_buffer: int) -> dict[tuple[str, str, int], Call]:
         if capacity <= largest_buffer:
             found["buffer", "float32", capacity] = draw_of(capacity, np.float32)
             found["buffer", "float16", capacity] = draw_of(capacity, np.float16)
-    return {key: call for key, call in found.items() if call is not None}
+    return {key: timed for key, timed in found.items() if timed is not None}
 
 
-def milliseconds(call: Call) -> float:
-    """Median of calls for a while, at least three."""
+def milliseconds(timed: Timed) -> float:
+    """Of one of what is measured: median of calls for a while, at least three."""
     times: list[float] = []
     end = time.perf_counter() + _PART_S
     while len(times) < 3 or time.perf_counter() < end:
         started = time.perf_counter()
-        call()
+        timed.call()
         times.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(times)
+    return 1e3 * statistics.median(times) / timed.count
 
 
 _UNIT = {
@@ -196,13 +207,13 @@ def main() -> None:
     given = parser.parse_args()
     set_up_training_process()
     load_before = round(os.getloadavg()[0], 2)
-    calls = contenders(given.largest_buffer)
-    for call in calls.values():
-        call()
-    times: dict[tuple[str, str, int], list[float]] = {key: [] for key in calls}
+    measured = contenders(given.largest_buffer)
+    for timed in measured.values():
+        timed.call()
+    times: dict[tuple[str, str, int], list[float]] = {key: [] for key in measured}
     for done in range(given.rounds):
-        for key, call in calls.items():
-            times[key].append(milliseconds(call))
+        for key, timed in measured.items():
+            times[key].append(milliseconds(timed))
         print(f"round {done + 1} of {given.rounds}", file=sys.stderr)
     record = {
         "measured_by": to_mapping(here("benchmarks.scaling")),

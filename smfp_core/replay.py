@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The replay buffer: one preallocated array, one row a transition."""
+"""The replay buffer: preallocated, one row a transition."""
 
 from __future__ import annotations
 
@@ -40,15 +40,16 @@ _MEMORY_SHARE = 0.8
 
 
 class ReplayBuffer:
-    """A ring of rows (observation, action, reward, next observation, bootstrap).
+    """A ring of rows (observation, action, reward, next observation), and their bootstraps.
 
-    A transition lies in one row, so that a draw is one gather of contiguous memory.
+    A transition lies in one row, so that a draw is one gather of contiguous memory. Bootstraps are
+    kept apart, in float32 whatever the rows are: half precision knows nothing between 0.9995 and 1.
 
     Args:
         capacity: rows kept.
         n_obs: size of an observation.
         n_act: size of an action.
-        dtype: how rows are stored; float16 takes half the memory and keeps three digits. Values
+        dtype: of the rows; float16 takes half the memory and keeps three digits. Values
             beyond its range of 65,504 are refused when they come.
 
     Raises:
@@ -59,8 +60,8 @@ class ReplayBuffer:
         self, capacity: int, n_obs: int, n_act: int, dtype: type[np.floating] = np.float32
     ) -> None:
         self.capacity, self.n_obs, self.n_act = capacity, n_obs, n_act
-        width = 2 * n_obs + n_act + 2
-        needed, free = capacity * width * np.dtype(dtype).itemsize, _free_memory()
+        width = 2 * n_obs + n_act + 1
+        needed, free = capacity * (width * np.dtype(dtype).itemsize + 4), _free_memory()
         if needed > _MEMORY_SHARE * free:
             raise ConfigError(
                 f"replay_capacity: {capacity} transitions of {width} numbers need "
@@ -68,6 +69,7 @@ class ReplayBuffer:
                 + ("" if dtype is np.float16 else ", or set replay_dtype: float16")
             )
         self._rows = np.zeros((capacity, width), dtype)
+        self._bootstraps = np.zeros(capacity, np.float32)
         self._next = 0
         self.size = 0
 
@@ -86,34 +88,38 @@ class ReplayBuffer:
             row[:n] = observation
             row[n : n + m] = action
             row[n + m] = reward
-            row[n + m + 1 : -1] = next_observation
-            row[-1] = bootstrap
-        if not np.isfinite(row).all():
+            row[n + m + 1 :] = next_observation
+        if not (np.isfinite(row).all() and math.isfinite(bootstrap)):
             raise ReplayError(
                 f"replay: a transition is not finite as {row.dtype} (reward {reward:.4g}, greatest "
                 f"observation {np.abs(next_observation).max():.4g})"
                 + ("; set replay_dtype: float32" if row.dtype == np.float16 else "")
             )
         self._rows[self._next] = row
+        self._bootstraps[self._next] = bootstrap
         self._next = (self._next + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
         """Draw transitions uniformly, with replacement."""
-        drawn = self._rows[rng.integers(self.size, size=batch_size)]
-        rows = torch.from_numpy(drawn.astype(np.float32, copy=False))
+        drawn = rng.integers(self.size, size=batch_size)
+        rows = torch.from_numpy(self._rows[drawn].astype(np.float32, copy=False))
         n, m = self.n_obs, self.n_act
         return Batch(
             rows[:, :n],
             rows[:, n : n + m],
             rows[:, n + m],
-            rows[:, n + m + 1 : -1],
-            rows[:, -1],
+            rows[:, n + m + 1 :],
+            torch.from_numpy(self._bootstraps[drawn]),
         )
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Arrays that ``restore`` takes back."""
-        return {"rows": self._rows[: self.size], "next": np.array([self._next])}
+        return {
+            "rows": self._rows[: self.size],
+            "bootstraps": self._bootstraps[: self.size],
+            "next": np.array([self._next]),
+        }
 
     def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
         """Take over the content of another buffer with rows of the same width.
@@ -124,13 +130,19 @@ class ReplayBuffer:
             ValueError: the content does not fit.
         """
         rows = state["rows"]
+        if "bootstraps" in state:
+            bootstraps = state["bootstraps"]
+        else:  # older checkpoints have them in the rows
+            rows, bootstraps = rows[:, :-1], rows[:, -1]
         if rows.shape[1] != self._rows.shape[1] or len(rows) > self.capacity:
             raise ValueError(f"replay: {rows.shape} does not fit a buffer of {self._rows.shape}")
         following = int(state["next"][0])
         self.size = len(rows)
         if self.size < self.capacity and following < self.size:
-            rows, following = np.roll(rows, -following, axis=0), self.size
+            rows, bootstraps = np.roll(rows, -following, axis=0), np.roll(bootstraps, -following)
+            following = self.size
         self._rows[: self.size] = rows
+        self._bootstraps[: self.size] = bootstraps
         self._next = following
 
 

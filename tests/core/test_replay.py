@@ -36,8 +36,23 @@ def test_restored_buffer_goes_on_alike():
     other.restore(original.state())
     for buffer in (original, other):
         buffer.add(np.zeros(2), np.zeros(1), 99.0, np.zeros(2), 0.0)
-    draws = [b.sample(50, np.random.default_rng(1)).reward.tolist() for b in (original, other)]
-    assert draws[0] == draws[1]
+    same_draws(original, other)
+
+
+def same_draws(*buffers: ReplayBuffer) -> None:
+    drawn = [buffer.sample(50, np.random.default_rng(1)) for buffer in buffers]
+    for parts in zip(*drawn, strict=True):
+        for part in parts[1:]:
+            torch.testing.assert_close(part, parts[0], rtol=0.0, atol=0.0)
+
+
+def test_a_state_with_bootstraps_in_its_rows_is_taken_over():
+    # As they were kept before they had an array of their own.
+    original, other = filled(4), ReplayBuffer(5, 2, 1)
+    state = original.state()
+    joined = np.column_stack([state["rows"], state["bootstraps"]])
+    other.restore({"rows": joined, "next": state["next"]})
+    same_draws(original, other)
 
 
 def test_a_larger_buffer_takes_over_a_full_one_in_order_of_age():
@@ -45,7 +60,9 @@ def test_a_larger_buffer_takes_over_a_full_one_in_order_of_age():
     larger.restore(filled(7).state())  # of capacity 5: holds 2 to 6, wrapped
     for i in range(3):
         larger.add(np.full(2, 7 + i), np.zeros(1), 0.0, np.zeros(2), 0.0)
-    assert larger.state()["rows"][:, 0].tolist() == [2, 3, 4, 5, 6, 7, 8, 9]
+    state = larger.state()
+    assert state["rows"][:, 0].tolist() == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert state["bootstraps"].tolist() == [0, 1, 0, 1, 0, 0, 0, 0]
     larger.add(np.full(2, 10), np.zeros(1), 0.0, np.zeros(2), 0.0)
     assert larger.state()["rows"][0, 0] == 10
 
@@ -56,19 +73,23 @@ def test_content_of_another_shape_is_refused():
 
 
 def played(steps: int, rewards: list[float], *, terminated: bool, truncated: bool) -> np.ndarray:
-    """Rows of a buffer after one episode that ends so; observation i leads to i + 1."""
+    """What a buffer holds after one episode that ends so; observation i leads to i + 1.
+
+    Columns: observation, action, reward, next observation, bootstrap.
+    """
     buffer = ReplayBuffer(100, n_obs=1, n_act=1)
     joiner = MultiStep(buffer, steps, discount=0.5)
     for i, reward in enumerate(rewards):
         last = i == len(rewards) - 1
         step = (np.full(1, i), np.zeros(1), reward, np.full(1, i + 1))
         joiner.add(*step, terminated and last, truncated and last)
-    return buffer.state()["rows"]
+    state = buffer.state()
+    return np.column_stack([state["rows"], state["bootstraps"]])
 
 
 def test_steps_are_joined_with_their_discounted_reward():
     rows = played(3, [1.0, 2.0, 4.0, 8.0], terminated=False, truncated=False)
-    # observation, action, reward, next observation, bootstrap; the last two steps still wait.
+    # The last two steps still wait.
     np.testing.assert_allclose(rows, [[0, 0, 3.0, 3, 0.125], [1, 0, 6.0, 4, 0.125]])
 
 
@@ -102,6 +123,10 @@ def test_half_precision_rows_take_half_and_refuse_what_they_cannot_hold():
     assert batch.reward.dtype == torch.float32
     assert batch.reward[0].item() == pytest.approx(0.1234, rel=1e-3)
     assert buffer.state()["rows"].itemsize == 2
+    # The discount sets the horizon, and to half precision 0.99999 would be 1.
+    buffer.add(ones, ones[:1], 0.0, ones, 0.99999)
+    drawn = buffer.sample(40, np.random.default_rng(0)).bootstrap
+    assert set(drawn.tolist()) == {np.float32(0.99), np.float32(0.99999)}
     with pytest.raises(ReplayError, match=r"not finite as float16.* set replay_dtype: float32"):
         buffer.add(ones, ones[:1], 1e6, ones, 0.99)
 
