@@ -59,36 +59,41 @@ class Ours:
         trainer, agent = self._trainer, self._trainer.agent
         config = trainer.config
 
-        def without(**change: Any) -> float:
+        def without(**change: Any) -> Callable[[], Any]:
             from smfp_core.agents import make_agent
 
             other = make_agent(dataclasses.replace(config, **change), agent.n_obs, agent.n_act)
             for _ in range(4):
-                other.update(trainer.draw_batch())
-            return updates_ms(other)
-
-        def updates_ms(agent: Any) -> float:
-            # As many as there are from one update of the actor to the next.
-            return _median_ms(lambda: agent.update(fixed), group=self._cycle)
+                other.update(fixed)
+            return lambda: other.update(fixed)
 
         fixed = trainer.draw_batch()
-        update = updates_ms(agent)
-        stages = {
-            "sample": _median_ms(trainer.draw_batch),
-            "noise": _median_ms(lambda: agent.draw(config.batch_size)),
-            "update": update,
-            "acting": _median_ms(lambda: agent.act(trainer.collector.observation)),
-            "stepping": _median_ms(
-                lambda: trainer.collector.step(trainer.rng.uniform(-1, 1, agent.n_act).astype("f4"))
-            ),
-        }
         # The graph is fused: a stage's time is what the update takes less without it.
+        updates = {"update": lambda: agent.update(fixed)}
         if config.agent == "smfp":
-            stages["mirror"] = update - without(mirror=False)
+            updates["no mirror"] = without(mirror=False)
         if config.agent in ("smfp", "sac"):
-            critic = without(policy_delay=10**6)
-            stages["critic and targets"] = critic
-            stages["actor and temperature"] = update - critic - stages.get("mirror", 0.0)
+            updates["critic and targets"] = without(policy_delay=10**6)
+        # As many of each as there are from one update of the actor to the next.
+        ms = _medians_ms(updates, group=self._cycle)
+        stages = {
+            **_medians_ms(
+                {
+                    "sample": trainer.draw_batch,
+                    "noise": lambda: agent.draw(config.batch_size),
+                    "acting": lambda: agent.act(trainer.collector.observation),
+                    "stepping": lambda: trainer.collector.step(
+                        trainer.rng.uniform(-1, 1, agent.n_act).astype("f4")
+                    ),
+                }
+            ),
+            "update": ms["update"],
+        }
+        if "no mirror" in ms:
+            stages["mirror"] = ms["update"] - ms["no mirror"]
+        if "critic and targets" in ms:
+            critic = stages["critic and targets"] = ms["critic and targets"]
+            stages["actor and temperature"] = ms["update"] - critic - stages.get("mirror", 0.0)
         return {"stages_ms": stages, "update_flop": self._flop(fixed)}
 
     def _flop(self, batch: Any) -> int:
@@ -144,15 +149,21 @@ class Peer:
         return {}
 
 
-def _median_ms(call: Callable[[], Any], repeats: int = 21, group: int = 1) -> float:
-    """Median over ``repeats`` of the mean of ``group`` calls."""
-    times = []
+def _medians_ms(
+    calls: dict[str, Callable[[], Any]], repeats: int = 21, group: int = 1
+) -> dict[str, float]:
+    """Of each call, the median over ``repeats`` of the mean of ``group`` calls.
+
+    They take turns, so that a slow moment of the machine meets all of them.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
-        started = time.perf_counter()
-        for _ in range(group):
-            call()
-        times.append((time.perf_counter() - started) / group)
-    return 1e3 * statistics.median(times)
+        for name, call in calls.items():
+            started = time.perf_counter()
+            for _ in range(group):
+                call()
+            times[name].append((time.perf_counter() - started) / group)
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
 def matrix_gflops() -> float:
