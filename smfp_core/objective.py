@@ -223,7 +223,8 @@ def actor_objective(
         "q_scale": scale,
         "log_prob": log_prob.mean(),
         "log_std": log_std.mean(),
-        "mean_spread": (means - means.mean(1, keepdim=True)).square().mean().sqrt(),
+        # Unbiased, as two draws lie as far apart as eight.
+        "mean_spread": means.var(1, unbiased=means.shape[1] > 1).mean().sqrt(),
         "clipped_share": (action.abs() > 1).to(action.dtype).mean(),
     }
 

@@ -141,6 +141,27 @@ def test_targets_take_the_best_of_half_as_many_candidates_as_are_drawn_to_act(
     torch.testing.assert_close(seen["next_q"], seen["q"][:, :looked_at].amax(-1))
 
 
+def test_td3_smooths_the_target_policy_within_a_bound(monkeypatch: pytest.MonkeyPatch):
+    agent = make("td3")
+    batch = make_batch(np.random.default_rng(0), 1.0, 0.9)
+    noise = agent.draw(64)
+    noise.next_action[:2] = torch.tensor([[1.0, -1.0], [9.0, -9.0]])
+    seen: list[torch.Tensor] = []
+
+    def learn(state: Any, batch: Batch, next_action: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        seen.append(next_action)
+        return original(state, batch, next_action, *rest, **more)
+
+    original = agent.td.learn
+    monkeypatch.setattr(agent.td, "learn", learn)
+    agent.learn(agent.state, batch, noise, True)
+    policy = agent.actor.at(agent.state["target_actor"])(batch.next_observation)
+    # 0.2 half-ranges of standard deviation, at most 0.5 (arXiv 1802.09477, section 6.1).
+    moved = torch.tensor([[0.2, -0.2], [0.5, -0.5]])
+    torch.testing.assert_close(seen[0][:2], (policy[:2] + moved).clamp(-1, 1))
+    assert (seen[0].abs() <= 1.0).all()
+
+
 @pytest.mark.parametrize("name", sorted({*AGENTS} - {"crossq"}))  # BatchRenorm sees all states
 def test_what_follows_an_episode_s_end_teaches_nothing(name: str):
     first, second = make(name), make(name)

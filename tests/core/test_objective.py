@@ -152,6 +152,18 @@ def test_pathwise_gradient_has_the_mean_of_the_whole_one_and_its_variance(
     assert pathwise.var(0).sum() < 1.5 * whole.var(0).sum()  # without the own score up to 11
 
 
+@pytest.mark.parametrize("draws", [2, 8])
+def test_the_spread_that_is_watched_is_the_policy_s_however_many_its_draws(draws: int):
+    torch.manual_seed(0)
+    actor, observation = AffinePolicy(), torch.randn(4000, 3, dtype=torch.float64)
+    options = ActorOptions(candidates=draws, mirror=False)
+    noise = as_double(ActorNoise.draw(4000, 2, options))
+    zero = torch.zeros((), dtype=torch.float64)
+    _, watched = objective(actor, actor, observation, value_of, 0.1, zero, noise, options)
+    exact = actor.linear.weight[:, 3:].square().sum(1).mean().sqrt()  # e is of unit variance
+    assert watched["mean_spread"].item() == pytest.approx(exact.item(), rel=0.03)
+
+
 def test_only_the_draws_that_made_actions_carry_gradient():
     torch.manual_seed(4)
     means = torch.randn(8, 4, 2, requires_grad=True)
