@@ -51,7 +51,7 @@ class Timed(NamedTuple):
     """A call, and how many of what is measured one such call makes."""
 
     call: Callable[[], Any]
-    count: int = 1
+    repeats: int = 1
 
 
 def batch_of(rows: int) -> Batch:
@@ -140,7 +140,7 @@ def milliseconds(timed: Timed) -> float:
         started = time.perf_counter()
         timed.call()
         times.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(times) / timed.count
+    return 1e3 * statistics.median(times) / timed.repeats
 
 
 _UNIT = {
