@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 
 from smfp_core.atomic import write_atomically
+from smfp_core.policy_file import PolicyFile, PolicyFileError
 from smfp_core.specs import ActionSpec, ControlAssumptions, ObservationSpec
 from smfp_core.strict import ConfigError, to_mapping
 
@@ -38,6 +41,41 @@ def contract_of(env: gymnasium.Env) -> PolicyContract | None:
     control = task.control_assumptions() if hasattr(task, "control_assumptions") else None
     observation, action, robot_name, mjcf_sha256 = task.policy_contract()
     return PolicyContract(observation, action, robot_name, mjcf_sha256, control)
+
+
+def require_same_task(policy: PolicyFile, env: gymnasium.Env) -> None:
+    """Make sure that ``env`` means by observation and action what the policy does, on its arm.
+
+    Control assumptions are no part of it: a policy may well be judged on another plant.
+
+    Raises:
+        PolicyFileError: names what is different.
+    """
+    contract, stated = contract_of(env), policy.metadata
+    if contract is None:
+        raise PolicyFileError(policy.path, "training.env_id", "is not a task of a robot")
+    pairs: list[tuple[str, Any, Any]] = [
+        ("robot.name", stated.robot.name, contract.robot_name),
+        ("robot.mjcf_sha256", stated.robot.mjcf_sha256, contract.mjcf_sha256),
+        ("observation", _told(stated.observation), _told(contract.observation)),
+    ]
+    for field in dataclasses.fields(ActionSpec):
+        name = field.name
+        pairs.append(
+            (f"action.{name}", getattr(stated.action, name), getattr(contract.action, name))
+        )
+    for name, trained, here in pairs:
+        if trained != here:
+            raise PolicyFileError(
+                policy.path,
+                name,
+                f"trained with {trained}, the task now has {here}: train and export anew, or go "
+                "back to the robot's files of then",
+            )
+
+
+def _told(observation: ObservationSpec) -> str:
+    return ", ".join(f"{f.name} [{f.size}] {f.unit} {f.frame}".strip() for f in observation.fields)
 
 
 def forget_contract(folder: Path) -> None:

@@ -31,6 +31,7 @@ from smfp_core import checkpoint
 from smfp_core.atomic import write_atomically
 from smfp_core.collector import EVALUATION, episode_seed, evaluation_env, evaluation_envs, sizes
 from smfp_core.config import TrainConfig, load_config
+from smfp_core.contract import keep_contract, require_same_task
 from smfp_core.episodes import Episode, Policy, play
 from smfp_core.policy_file import PolicyFile
 from smfp_core.provenance import here
@@ -154,6 +155,7 @@ def load_agent(run: Path) -> Agent:
     # On the CPU, whatever it was trained on: the weights are the same, and a GPU may not be there.
     config = dataclasses.replace(config, compile=False, device="cpu")
     env = evaluation_env(config)
+    keep_contract(run, env)
     agent = make_agent(config, *sizes(env))
     env.close()
     agent.restore_learned(checkpoint.load_agent_tensors(checkpoint.latest(run / "checkpoints")))
@@ -217,8 +219,10 @@ def _load(path: Path, episodes: int) -> tuple[TrainConfig, list[gymnasium.Env], 
     if path.suffix == ".onnx":
         file = PolicyFile.load(path)
         config = from_mapping(TrainConfig, file.metadata.training.config)
+        env = evaluation_env(config)
+        require_same_task(file, env)
         modes = policies(OneByOne(file), file.deterministic_noise)
-        return config, [evaluation_env(config)], modes
+        return config, [env], modes
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run or policy file")
     agent = load_agent(path)
@@ -230,22 +234,16 @@ def main() -> None:
     """Entry point of ``python -m smfp_core.evaluate``."""
     arguments = tyro.cli(Arguments, prog="python -m smfp_core.evaluate")
     try:
-        if arguments.episodes < 1:
-            raise ConfigError(f"--episodes: must be at least 1, got {arguments.episodes}")
+        _check(arguments)
         config, envs, modes = _load(arguments.policy, arguments.episodes)
     except ValueError as error:
         sys.exit(f"error: {error}")
     started = time.monotonic()
     seeds = [episode_seed(arguments.seed, EVALUATION, i) for i in range(arguments.episodes)]
     results = [summed_up(mode, play(envs, policy, seeds)) for mode, policy in modes.items()]
+    wall_s = time.monotonic() - started
     for env in envs:
         env.close()
-    if arguments.video:
-        try:
-            chosen = seeds[: arguments.video_episodes]
-            film(config, modes["deterministic"], chosen, arguments.video)
-        except RuntimeError as error:  # a computer without OpenGL: the text says what to install
-            sys.exit(f"error: --video: {error}")
     table = Table(title=f"{config.env_id}, {arguments.episodes} episodes a mode")
     for column in ("mode", "return", "success", "median final error"):
         table.add_column(column)
@@ -261,10 +259,30 @@ def main() -> None:
             "measured_by": to_mapping(here("smfp_core.evaluate")),
             "env_id": config.env_id,
             "seed": arguments.seed,
-            "wall_s": round(time.monotonic() - started, 1),
+            "wall_s": round(wall_s, 1),
             "results": [asdict(r) for r in results],
         }
         write_atomically(arguments.json, json.dumps(record, indent=2) + "\n")
+    if arguments.video:
+        # Last: whatever becomes of the film, what was measured is told and kept.
+        try:
+            chosen = seeds[: arguments.video_episodes]
+            film(config, modes["deterministic"], chosen, arguments.video)
+        except (
+            RuntimeError,
+            ValueError,
+            OSError,
+        ) as error:  # no OpenGL, or a task without pictures
+            sys.exit(f"error: --video: {error}")
+
+
+def _check(arguments: Arguments) -> None:
+    for name in ("episodes", "video_episodes"):
+        if getattr(arguments, name) < 1:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option}: must be at least 1, got {getattr(arguments, name)}")
+    if arguments.video and arguments.video.suffix not in (".mp4", ".gif"):
+        raise ConfigError(f"--video: must end in .mp4 or .gif, got '{arguments.video}'")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.atomic import write_atomically
 from smfp_core.collector import evaluation_env
 from smfp_core.config import TrainConfig, load_config
-from smfp_core.contract import PolicyContract, contract_of, keep_contract
+from smfp_core.contract import PolicyContract, contract_of
 from smfp_core.evaluate import deterministic_noise, load_agent
 from smfp_core.meanflow import MeanFlowActor
 from smfp_core.policy_file import (
@@ -186,7 +186,6 @@ def export_run(run: Path, output: Path) -> PolicyFile:
         raise ConfigError(f"env_id: '{config.env_id}' drives no robot: nothing to export for")
     if not isinstance(agent, SmfpAgent) or isinstance(agent, FlowAgent):
         raise ConfigError(f"agent: '{config.agent}' is a baseline; only smfp can be exported")
-    keep_contract(run, env)
     env.close()
     _, arrays, values = checkpoint.load(checkpoint.latest(run / "checkpoints"))
     n_obs = contract.observation.size

@@ -14,7 +14,7 @@ import pytest
 from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.collector import make_env
 from smfp_core.config import TrainConfig
-from smfp_core.contract import contract_of
+from smfp_core.contract import contract_of, require_same_task
 from smfp_core.export import policy_graph, policy_metadata, write_policy_file
 from smfp_core.policy_file import METADATA_KEY, PolicyFile, PolicyFileError, digest, seal
 from smfp_core.resources import share_path
@@ -206,6 +206,42 @@ def test_policy_of_another_robot_is_refused(
     with pytest.raises(PolicyFileError) as error:
         PolicyFile.load(other, load_robot("ur5e"))
     assert error.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        ("robot.name", "panda", "robot.name"),
+        ("robot.mjcf_sha256", "0" * 64, "robot.mjcf_sha256"),
+        ("action.scale_rad_s", [1.0] * 5 + [1.5], "action.scale_rad_s"),
+        ("observation.fields.0.unit", "deg", "observation"),
+    ],
+)
+def test_it_is_judged_in_the_task_that_it_was_trained_for_alone(
+    policy_path: Path,
+    tmp_path: Path,
+    small_config: TrainConfig,
+    path: str,
+    value: Any,
+    field: str,
+):
+    env = make_env(small_config.env_id, small_config.env_kwargs)
+    require_same_task(PolicyFile.load(policy_path), env)
+    # On another plant, too: what it does there is the question.
+    plant = {**small_config.env_kwargs, "plant": "realistic_delay"}
+    require_same_task(PolicyFile.load(policy_path), make_env(small_config.env_id, plant))
+    other = PolicyFile.load(rewritten(policy_path, tmp_path / "p.onnx", put(path, value)))
+    with pytest.raises(PolicyFileError, match="the task now has") as error:
+        require_same_task(other, env)
+    assert error.value.field == field
+    with pytest.raises(PolicyFileError, match="is not a task of a robot"):
+        require_same_task(other, make_env("Pendulum-v1", {}))
+
+
+def test_positions_in_another_frame_are_refused(policy_path: Path):
+    robot = dataclasses.replace(load_robot("ur5e"), base_frame="world")
+    with pytest.raises(PolicyFileError, match=r"trained in the frame 'base_link'.* is 'world'"):
+        PolicyFile.load(policy_path, robot)
 
 
 def test_joint_order_of_another_robot_is_refused(policy_path: Path, tmp_path: Path):

@@ -308,6 +308,22 @@ def test_evaluation_can_be_filmed(finished: Path, tmp_path: Path):
     assert (frames[0] != frames[-1]).any()
 
 
+def test_a_film_that_fails_loses_nothing_that_was_measured(finished: Path, tmp_path: Path):
+    measured, blocker = tmp_path / "e.json", tmp_path / "no_folder"
+    blocker.write_text("")
+    command = [sys.executable, "-m", "smfp_core.evaluate", finished, "--episodes", "1"]
+    for film, kept, text in (
+        (tmp_path / "film.avix", False, "error: --video: must end in .mp4 or .gif"),
+        (blocker / "film.gif", True, "error: --video: "),
+    ):
+        result = subprocess.run(
+            [*command, "--json", measured, "--video", film], capture_output=True, text=True
+        )
+        assert result.returncode == 1
+        assert text in result.stderr and "Traceback" not in result.stderr
+        assert measured.exists() == kept == ("deterministic" in result.stdout)
+
+
 def test_what_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(tmp_path: Path):
     folder = tmp_path / "run"
     config = write_config(tmp_path, steps=340, checkpoint_every=300, log_every=20, eval_every=1000)
