@@ -157,6 +157,7 @@ def test_lost_states_are_not_published(bench: Bench, tmp_path: Path) -> None:
         ({"randomization": "wild"}, "randomization 'wild': not a shipped randomization"),
         ({"plant": "bad", "randomization": "realistic"}, "plant, randomization: give one"),
         ({"lockstep": True, "real_time_factor": 2.0}, "real_time_factor: under lockstep"),
+        ({"lockstep": True, "publish_rate_hz": 250.0}, "publish_rate_hz: under lockstep"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from smfp_control.sim_driver import SimulatedDriver
-from smfp_core.robot import RobotConfig, Workspace
+from smfp_core.robot import RobotConfig, Workspace, load_robot
 from smfp_core.strict import ConfigError
 from smfp_sim.clearance import ClearanceModel
+from smfp_sim.plant import Channel, Plant
 from smfp_sim.randomized_arm import make_randomized_arm
 
 PERIOD_S = 0.002
@@ -62,6 +63,48 @@ def test_a_trajectory_is_followed_by_name_in_a_straight_line(robot: RobotConfig)
         driver.advance()
     np.testing.assert_allclose(driver.arm.joint_position, target, atol=0.01)
     assert driver.take_trajectory(["elbow_joint"], [0.0], 0.1) is not None
+
+
+@pytest.mark.parametrize("physics_rate_hz", [0.0, 1000.0, 2000.0])
+def test_a_trajectory_goes_on_from_what_was_sent_not_from_what_has_arrived(
+    physics_rate_hz: float,
+) -> None:
+    robot = load_robot("fr3")
+    plant = Plant(command=Channel(delay_s=0.02))
+    driver = SimulatedDriver(robot, PERIOD_S, physics_rate_hz, plant=plant)
+    references = []
+    arm_step = driver.arm.step
+
+    def step() -> None:
+        arm_step()
+        references.append(driver.arm.reference_position[0])
+
+    driver.arm.step = step  # type: ignore[method-assign,assignment]
+    for k in range(100):
+        target = robot.home_rad.copy()
+        target[0] += 0.5 * PERIOD_S * k
+        driver.take_trajectory(robot.joint_names, target, PERIOD_S)
+        driver.advance()
+    steps = np.diff(references)
+    assert steps.min() >= 0.0  # a ramp of 0.5 rad/s, late and never backwards
+    assert steps.max() <= 0.5 * driver.arm.arm.timestep_s + 1e-12
+    assert references[-1] == pytest.approx(0.5 * (99 * PERIOD_S - 0.02), abs=0.5 * PERIOD_S)
+
+
+def test_segments_of_one_period_are_the_positions_to_the_bit() -> None:
+    # As the gymnasium task commands them: what is interpolated has no rounding of its own.
+    robot = load_robot("fr3")
+    plant = Plant(command=Channel(delay_s=0.01))
+    through, direct = (SimulatedDriver(robot, PERIOD_S, plant=plant) for _ in range(2))
+    position, rng = robot.home_rad.copy(), np.random.default_rng(0)
+    for _ in range(200):
+        position = position + rng.uniform(-1e-3, 1e-3, len(position))
+        through.take_trajectory(robot.joint_names, position, PERIOD_S)
+        direct.take_position(position)
+        for driver in (through, direct):
+            driver.advance()
+        np.testing.assert_array_equal(through.arm.reference_position, direct.arm.reference_position)
+    np.testing.assert_array_equal(through.arm.joint_position, direct.arm.joint_position)
 
 
 def test_simulated_time_follows_the_real_time_factor(robot: RobotConfig) -> None:

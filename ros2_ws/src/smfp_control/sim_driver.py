@@ -73,8 +73,11 @@ class SimulatedDriver:
         self._rng = np.random.default_rng(seed)
         self._plant_seed: int | None = seed
         self._debt_s = 0.0
-        self._from: FloatArray = np.zeros(len(robot.joints))
-        self._to: FloatArray = self._from
+        # The last position of a controller: with a delay before the servos, not what they have.
+        # None after velocities, which end wherever the servos are.
+        self._sent: FloatArray | None = None
+        self._from: FloatArray = robot.home_rad
+        self._to = self._from
         self._segment_s = self._left_s = 0.0
         self.reset()
 
@@ -90,7 +93,9 @@ class SimulatedDriver:
         """
         if plant_seed is None:
             plant_seed, self._plant_seed = self._plant_seed, None
-        self.arm.reset(self._pose() if pose is None else pose, plant_seed)
+        start = self._pose() if pose is None else pose
+        self.arm.reset(start, plant_seed)
+        self._sent = start
         self._debt_s = self._left_s = 0.0
 
     def _pose(self) -> FloatArray:
@@ -126,29 +131,34 @@ class SimulatedDriver:
         problem = self._problem(values)
         if problem is None:
             self._left_s = 0.0
-            self.arm.command_position(np.asarray(values))
+            self._command(np.asarray(values))
         return problem
 
     def take_velocity(self, values: Sequence[float]) -> str | None:
         """Joint velocities [n], rad/s, held until the next command."""
         problem = self._problem(values)
         if problem is None:
+            self._left_s, self._sent = 0.0, None
             self.arm.command_velocity(np.asarray(values))
         return problem
 
     def take_trajectory(
         self, names: Sequence[str], positions: Sequence[float], duration_s: float
     ) -> str | None:
-        """Joint positions to be reached, in a straight line, in ``duration_s``."""
+        """Joint positions to be reached in ``duration_s``, straight from what was sent last."""
         if sorted(names) != sorted(self.robot.joint_names):
             return f"joint_names {list(names)} are not the robot's"
         problem = self._problem(positions)
         if problem is None:
             order = [list(names).index(joint) for joint in self.robot.joint_names]
-            self._from = self.arm.reference_position
+            self._from = self.arm.reference_position if self._sent is None else self._sent
             self._to = np.asarray(positions)[order]
             self._segment_s = self._left_s = max(duration_s, self.arm.arm.timestep_s)
         return problem
+
+    def _command(self, position: FloatArray) -> None:
+        self._sent = position
+        self.arm.command_position(position)
 
     def _problem(self, values: Sequence[float]) -> str | None:
         n = len(self.robot.joints)
@@ -162,9 +172,13 @@ class SimulatedDriver:
         self._debt_s += min(periods * self._period_s, _MOST_CATCH_UP_S) * self._factor
         while self._debt_s > timestep_s / 2:
             if self._left_s > 0.0:
-                self._left_s = max(self._left_s - timestep_s, 0.0)
-                share = 1.0 - self._left_s / self._segment_s
-                self.arm.command_position(self._from + share * (self._to - self._from))
+                self._left_s -= timestep_s
+                if self._left_s > timestep_s / 2:
+                    share = 1.0 - self._left_s / self._segment_s
+                    self._command(self._from + share * (self._to - self._from))
+                else:  # to the bit, which the sum would not be
+                    self._left_s = 0.0
+                    self._command(self._to)
             self.arm.step()
             self._debt_s -= timestep_s
         self.arm.sample()

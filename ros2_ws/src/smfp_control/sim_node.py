@@ -68,6 +68,11 @@ class SimNode(RunnableNode):
             raise ParameterError("plant, randomization: give one; the latter's file has a plant")
         if parameters.lockstep and parameters.real_time_factor != 1.0:
             raise ParameterError("real_time_factor: under lockstep the policy node sets the pace")
+        if parameters.lockstep and rate_hz != robot.control_rate_hz:
+            raise ParameterError(
+                "publish_rate_hz: under lockstep a joint state is a period of the policy node's: "
+                f"leave it at 0, or set the robot's {robot.control_rate_hz:g}"
+            )
         self.driver = SimulatedDriver(
             robot,
             1.0 / rate_hz,
