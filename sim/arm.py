@@ -46,9 +46,21 @@ class SimulationDiverged(RuntimeError):  # noqa: N818 - what happened, as StopIt
 
 
 def is_position_servo(model: mujoco.MjModel, drive: int) -> bool:
-    """Whether an actuator pulls its joint to the position that it is given."""
+    """Whether an actuator pulls its joint to the very angle that it is given, at once."""
     stiffness = model.actuator_gainprm[drive, 0]
-    return bool(stiffness > 0.0 and model.actuator_biasprm[drive, 1] == -stiffness)
+    return bool(
+        stiffness > 0.0
+        and model.actuator_biasprm[drive, 1] == -stiffness
+        and model.actuator_gear[drive, 0] == 1.0
+        and model.actuator_dyntype[drive] == mujoco.mjtDyn.mjDYN_NONE
+    )
+
+
+def reaches(model: mujoco.MjModel, drive: int, low: float, high: float) -> bool:
+    """Whether an actuator takes every command from ``low`` to ``high``."""
+    least, most = model.actuator_ctrlrange[drive]
+    limited = bool(model.actuator_ctrllimited[drive])
+    return not limited or bool(least <= low + _TOLERANCE and most >= high - _TOLERANCE)
 
 
 class ArmModel:
@@ -127,7 +139,13 @@ class ArmModel:
         drive = int(drives[0])
         if not is_position_servo(model, drive):
             raise self._error(
-                f"{field}.name", f"the actuator of '{joint.name}' is not a position servo"
+                f"{field}.name",
+                f"the actuator of '{joint.name}' is not a position servo of gear 1 without "
+                "activation dynamics",
+            )
+        if not reaches(model, drive, *joint.position_rad):
+            raise self._error(
+                f"{field}.position_rad", f"the ctrlrange of '{joint.name}' does not cover it"
             )
         effort = (-joint.effort_nm, joint.effort_nm)
         self._agree(f"{field}.effort_nm", effort, model.actuator_forcerange[drive])

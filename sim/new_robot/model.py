@@ -20,7 +20,7 @@ import numpy as np
 from smfp_core.atomic import write_atomically
 from smfp_core.robot import RobotConfigError
 from smfp_core.specs import FloatArray
-from smfp_sim.arm import is_position_servo
+from smfp_sim.arm import is_position_servo, reaches
 
 # What makers of models call the tool, likeliest first.
 _TOOL_NAMES = (
@@ -256,6 +256,7 @@ def _add_servos(found: Survey, model: mujoco.MjModel, joints: Sequence[int]) -> 
         if (
             len(drives) == 1
             and is_position_servo(model, drives[0])
+            and reaches(model, drives[0], *limits)
             and np.allclose(model.actuator_forcerange[drives[0]], (-effort, effort))
         ):
             continue

@@ -49,6 +49,22 @@ def edited(robot: RobotConfig, folder: Path, old: str, new: str) -> RobotConfig:
             '<motor name="wrist_1_joint" joint="wrist_1_joint" ctrlrange="-1 1"/>',
             r"joints\[3\]\.name: .*not a position servo",
         ),
+        *(
+            (
+                '<position name="wrist_1_joint" joint="wrist_1_joint" class="joint_28"/>',
+                f'<position name="wrist_1_joint" joint="wrist_1_joint" class="joint_28" {change}/>',
+                reason,
+            )
+            for change, reason in (
+                ('gear="2"', r"joints\[3\]\.name: .*servo of gear 1"),
+                ('gear="-1"', r"joints\[3\]\.name: .*servo of gear 1"),
+                ('timeconst="0.2"', r"joints\[3\]\.name: .*without activation dynamics"),
+                (
+                    'inheritrange="0" ctrllimited="true" ctrlrange="-0.5 0.5"',
+                    r"joints\[3\]\.position_rad: the ctrlrange of 'wrist_1_joint'",
+                ),
+            )
+        ),
         ('<site name="tool0"/>', "", "tool_site: no site named 'tool0'"),
         ('"base_link"', '"pedestal"', "base_frame: no body named 'base_link'"),
         (
