@@ -306,6 +306,14 @@ def _check_robot(path: Path, metadata: PolicyMetadata, robot: RobotConfig) -> No
             "robot.mjcf_sha256",
             f"trained on another version of the model of '{robot.name}'; train and export anew",
         )
+    for item in metadata.observation.fields:
+        if item.frame not in ("", robot.base_frame):
+            raise PolicyFileError(
+                path,
+                f"observation.{item.name}",
+                f"trained in the frame '{item.frame}', the robot's base_frame is "
+                f"'{robot.base_frame}'",
+            )
     if metadata.action.joint_names != robot.joint_names:
         raise PolicyFileError(
             path,

@@ -29,6 +29,8 @@ class RobotConfigError(ConfigError):
     """A robot YAML, or the MJCF it names, is missing or wrong."""
 
 
+_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
+_INCLUDE = re.compile(rb"""<include\s[^>]*file\s*=\s*(["'])(.*?)\1""")
 # Goals that are tried before the description is said to leave none.
 _MOST_DRAWS = 20_000
 
@@ -413,7 +415,11 @@ def _read(path: Path) -> tuple[dict[str, Any], Path]:
 
 
 def mjcf_sha256(path: Path) -> str:
-    """SHA-256 over an MJCF file and, in order, every XML file that it includes."""
+    """SHA-256 over an MJCF file and, in order, every XML file that it includes; no meshes.
+
+    Raises:
+        RobotConfigError: one of them cannot be read.
+    """
     return sha256(b"".join(_read_mjcf(path, seen=set()))).hexdigest()
 
 
@@ -421,7 +427,11 @@ def _read_mjcf(path: Path, seen: set[Path]) -> Iterator[bytes]:
     if path.resolve() in seen:
         return
     seen.add(path.resolve())
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RobotConfigError(f"mjcf: {path} cannot be read ({error.strerror})") from error
     yield data
-    for name in re.findall(rb'<include\s[^>]*file\s*=\s*"([^"]+)"', data):
+    # Not with a parser, which would cost a control node memory for one element.
+    for _, name in _INCLUDE.findall(_COMMENT.sub(b"", data)):
         yield from _read_mjcf(path.parent / name.decode(), seen)

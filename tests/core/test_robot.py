@@ -162,12 +162,17 @@ def test_missing_or_malformed_file_is_named(tmp_path: Path):
         load_robot(tmp_path / "bad.yaml")
 
 
-def test_model_digest_covers_included_files(tmp_path: Path):
+@pytest.mark.parametrize("include", ['file="part.xml"', "file = 'part.xml'"])
+def test_model_digest_covers_included_files(tmp_path: Path, include: str):
     (tmp_path / "part.xml").write_text("<mujocoinclude/>")
-    (tmp_path / "arm.xml").write_text('<mujoco><include file="part.xml"/></mujoco>')
+    commented = '<!-- <include file="gone.xml"/>\n -->'
+    (tmp_path / "arm.xml").write_text(f"<mujoco>{commented}<include {include}/></mujoco>")
     before = mjcf_sha256(tmp_path / "arm.xml")
     (tmp_path / "part.xml").write_text("<mujocoinclude> </mujocoinclude>")
     assert mjcf_sha256(tmp_path / "arm.xml") != before
+    (tmp_path / "part.xml").unlink()
+    with pytest.raises(RobotConfigError, match=r"mjcf: .*part\.xml cannot be read"):
+        mjcf_sha256(tmp_path / "arm.xml")
 
 
 def test_goals_are_drawn_where_they_are_accepted():
