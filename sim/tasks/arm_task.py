@@ -88,7 +88,8 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         robot: a shipped robot's name, the path of its YAML, or its description.
         render_mode: None or "rgb_array".
         plant: name or path of a YAML that says how far the robot is from the ideal one. The
-            policy then sees what is measured; distance, reward and success are of the true arm.
+            policy then sees what is measured; distance, success and reward are of the true arm,
+            but for a reward's small part for the posture.
         randomization: name or path of a YAML that says how the robot differs from episode to
             episode, in place of a plant.
 
