@@ -69,7 +69,8 @@ class Evaluation:
     """Outcome of a number of episodes in one mode. None where undefined.
 
     ``q_excess`` is by how much Q of the first state and action exceeds the episode's discounted
-    return, on average: the critics' overestimation, their entropy bonus included.
+    return, on average: the critics' overestimation, their entropy bonus included. Of an episode
+    that a time limit ended Q counts what would have come as well: little, where it was long.
     """
 
     mode: Mode
