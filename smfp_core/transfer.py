@@ -6,8 +6,8 @@
 The same episodes go through the gymnasium task and through ROS 2 in lock-step. Learning knows
 neither simulation nor ROS, so the first half is the task of the policy's own training, made by its
 id, and the second is the command ``python -m smfp_control.transfer`` in a process of its own.
-Exit status 1 if an episode differs between the two without a cause: no intervention of the safety
-filter and no fault, which training has not.
+Exit status 1 if an episode differs between the two without a cause in it: no intervention of the
+safety filter and no fault of the node, which training has not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,7 @@ from rich.table import Table
 from smfp_core.atomic import write_atomically
 from smfp_core.collector import EVALUATION, episode_seed, make_env
 from smfp_core.config import TrainConfig
+from smfp_core.contract import require_same_task
 from smfp_core.policy_file import PolicyFile
 from smfp_core.provenance import here
 from smfp_core.strict import ConfigError, from_mapping, to_mapping
@@ -149,16 +151,22 @@ def through_gymnasium(
 def through_ros(
     policy: Path, robot: str, plant: Path, steps: int, cases: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Run the same episodes over ROS 2; ``results`` as above, and ``interventions``.
+    """Run the same episodes over ROS 2, of at most ``steps`` policy steps.
+
+    Returns:
+        ``results`` as above, each with the ``interventions`` in it, and their sum.
 
     Raises:
-        ConfigError: they could not be run; the text is what the command said.
+        ConfigError: they could not be run, and the text is what the command said; or not in time.
     """
     command = [sys.executable, "-m", _ROS_HALF, str(policy), "--robot", robot]
     command += ["--plant", str(plant), "--steps", str(steps)]
-    done = subprocess.run(
-        command, input=json.dumps(cases), capture_output=True, text=True, timeout=_MOST_S
-    )
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(cases), capture_output=True, text=True, timeout=_MOST_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"{plant} through ROS 2: not done within {_MOST_S:g} s") from error
     if done.returncode != 0:
         raise ConfigError(f"{plant} through ROS 2: {done.stderr.strip()[-2000:]}")
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -180,85 +188,138 @@ class Arguments:
     seed: int = 2_000_000
     """Of the episodes."""
     json: Path | None = None
-    """Also write the report to this file."""
+    """Also write the report to this file, row by row as they are measured."""
     add: bool = False
     """Keep what that file says of other policies."""
 
+    def check(self) -> None:
+        """Make sure that there is something to measure, and that its rows can be told apart.
 
-def report(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """All rows and differences.
+        Raises:
+            ConfigError: names the option, or the files.
+        """
+        if self.episodes < 1:
+            raise ConfigError(f"--episodes: must be at least 1, got {self.episodes}")
+        if self.ros_episodes is not None and self.ros_episodes < 0:
+            raise ConfigError(f"--ros-episodes: must be at least 0, got {self.ros_episodes}")
+        named: dict[str, Path] = {}
+        for path in self.policies:
+            if path.stem in named:
+                raise ConfigError(f"{named[path.stem]}, {path}: two of one name: rename one")
+            named[path.stem] = path
+
+
+def report(
+    arguments: Arguments, console: Console, old: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Measure all rows and differences, beside what the report ``old`` has of other policies.
+
+    The file of ``--json`` has each row once it is measured, whatever fails after it.
+
+    Returns:
+        the report, and of which policies and plants how many episodes differ without a cause.
 
     Raises:
-        ConfigError: a plant's file is wrong, or ROS 2 could not be used.
+        ConfigError: an option or a plant's file is wrong, ``old`` cannot be added to, or ROS 2
+            could not be used.
+        PolicyFileError: a policy's file is wrong, or its task is not what it was trained on.
     """
+    arguments.check()
+    policies = [PolicyFile.load(path) for path in arguments.policies]
     measured_by = to_mapping(here("smfp_core.transfer"))
-    whole: dict[str, Any] = {"seed": arguments.seed, "policies": []}
-    whole |= {"rows": [], "ros_minus_gymnasium": []}
-    for path in arguments.policies:
-        policy = PolicyFile.load(path)
-        rows, differences = _measure(policy, arguments, console)
-        origin = {"policy": str(path), "sha256": policy.sha256, "measured_by": measured_by}
-        whole["policies"].append(origin)
-        whole["rows"] += [asdict(row) for row in rows]
-        whole["ros_minus_gymnasium"] += [asdict(difference) for difference in differences]
-    return whole
+    origins = [
+        {"policy": str(policy.path), "sha256": policy.sha256, "measured_by": measured_by}
+        for policy in policies
+    ]
+    if old is not None:
+        check_addable(old, arguments.seed, origins)
+    new: dict[str, Any] = {"seed": arguments.seed, "policies": []}
+    new |= {"rows": [], "ros_minus_gymnasium": []}
+    without_cause: list[str] = []
+
+    def keep() -> dict[str, Any]:
+        whole = new if old is None else added(old, new)
+        if arguments.json:
+            write_atomically(arguments.json, json.dumps(whole, indent=1) + "\n")
+        return whole
+
+    for policy, origin in zip(policies, origins, strict=True):
+        new["policies"].append(origin)
+        for row, difference, unexplained in _measure(policy, arguments):
+            console.print(_line(row), highlight=False)
+            new["rows"].append(asdict(row))
+            if difference is not None:
+                new["ros_minus_gymnasium"].append(asdict(difference))
+            if unexplained:
+                without_cause.append(
+                    f"{unexplained} of {row.episodes} episodes of {row.policy} on {row.plant}"
+                )
+            keep()
+    return keep(), without_cause
 
 
 def _measure(
-    policy: PolicyFile, arguments: Arguments, console: Console
-) -> tuple[list[Row], list[Difference]]:
-    """One policy on all plants."""
+    policy: PolicyFile, arguments: Arguments
+) -> Iterator[tuple[Row, Difference | None, int]]:
+    """One policy on all plants; how many episodes differ without a cause comes last."""
     config = from_mapping(TrainConfig, policy.metadata.training.config)
     keywords = {k: v for k, v in config.env_kwargs.items() if k != "randomization"}
+    # A user's robot is known by the path of its YAML alone.
+    robot = keywords.get("robot", policy.robot_name)
     seeds = [episode_seed(arguments.seed, EVALUATION, i) for i in range(arguments.episodes)]
     name, period_s = policy.path.stem, policy.action.control_period_s
-    rows: list[Row] = []
-    differences: list[Difference] = []
     for plant in arguments.plants:
         env = make_env(config.env_id, {**keywords, "plant": str(plant)})
+        require_same_task(policy, env)
         cases, offline = through_gymnasium(env, policy, seeds)
         steps = env.spec.max_episode_steps if env.spec else None
         env.close()
-        rows.append(_row(name, plant.stem, "gymnasium", offline, None, period_s))
-        console.print(_line(rows[-1]), highlight=False)
+        yield _row(name, plant.stem, "gymnasium", offline, None, period_s), None, 0
         if steps is None or arguments.ros_episodes == 0:
             continue
         cases = cases[: arguments.ros_episodes]
-        answer = through_ros(policy.path, policy.robot_name, plant, steps, cases)
-        online = answer["results"]
-        rows.append(_row(name, plant.stem, "ros", online, answer["interventions"], period_s))
-        console.print(_line(rows[-1]), highlight=False)
-        same = _row(name, plant.stem, "gymnasium", offline[: len(online)], None, period_s)
-        differences.append(
-            Difference(
-                name,
-                plant.stem,
-                sum(a["sha256"] == b["sha256"] for a, b in zip(offline, online, strict=False)),
-                len(online),
-                rows[-1].success_rate - same.success_rate,
-                rows[-1].median_error_m - same.median_error_m,
-            )
+        answer = through_ros(policy.path, robot, plant, steps, cases)
+        online, offline = answer["results"], offline[: len(cases)]
+        row = _row(name, plant.stem, "ros", online, answer["interventions"], period_s)
+        same = _row(name, plant.stem, "gymnasium", offline, None, period_s)
+        unequal = [b for a, b in zip(offline, online, strict=True) if a["sha256"] != b["sha256"]]
+        difference = Difference(
+            name,
+            plant.stem,
+            len(online) - len(unequal),
+            len(online),
+            row.success_rate - same.success_rate,
+            row.median_error_m - same.median_error_m,
         )
-    return rows, differences
+        yield row, difference, sum(not (r["interventions"] or r["fault"]) for r in unequal)
 
 
-def check_addable(old: dict[str, Any], seed: int) -> None:
-    """Make sure that the report ``old`` is of the episodes of ``seed``.
+def check_addable(old: dict[str, Any], seed: int, origins: list[dict[str, Any]]) -> None:
+    """Make sure that the policies ``origins`` can stand in the report ``old``.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not of the episodes of ``seed``, or has another policy of one's name.
     """
     if old.get("seed") != seed or "policies" not in old:
         raise ConfigError("--add: the file's episodes have another --seed, or it is no report")
+    for origin in origins:
+        path = Path(origin["policy"])
+        for before in old["policies"]:
+            known = Path(before["policy"])
+            if known.stem != path.stem or before.get("sha256") == origin["sha256"]:
+                continue
+            # Of the same path it is the policy exported anew, whose rows take the place of the old.
+            if known.resolve() != path.resolve():
+                raise ConfigError(f"--add: {known}, {path}: two of one name: rename one")
 
 
 def added(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The report ``old`` with that of other policies, or of the same measured anew.
 
     Raises:
-        ConfigError: they are of other episodes.
+        ConfigError: they are of other episodes, or a policy has the name of another.
     """
-    check_addable(old, new["seed"])
+    check_addable(old, new["seed"], new["policies"])
     again = {Path(origin["policy"]).stem for origin in new["policies"]}
     kept = {"policies": [o for o in old["policies"] if Path(o["policy"]).stem not in again]}
     for name in ("rows", "ros_minus_gymnasium"):
@@ -296,24 +357,12 @@ def main() -> None:
         old: dict[str, Any] | None = None
         if arguments.add and arguments.json:
             old = json.loads(arguments.json.read_text(encoding="utf-8"))
-            check_addable(old, arguments.seed)
-        measured = report(arguments, console)
-        record = added(old, measured) if old is not None else measured
+        record, without_cause = report(arguments, console, old)
     except ValueError as error:
         sys.exit(f"error: {error}")
     Console(width=None if sys.stdout.isatty() else 120).print(_table(record["rows"]))
-    if arguments.json:
-        write_atomically(arguments.json, json.dumps(record, indent=1) + "\n")
-    causes = {
-        (r["policy"], r["plant"]) for r in measured["rows"] if r["interventions"] or r["faults"]
-    }
-    unequal = [
-        f"{d['policy']} on {d['plant']}"
-        for d in measured["ros_minus_gymnasium"]
-        if d["equal"] < d["episodes"] and (d["policy"], d["plant"]) not in causes
-    ]
-    if unequal:
-        sys.exit(f"error: gymnasium and ROS 2 differ without a cause: {', '.join(unequal)}")
+    if without_cause:
+        sys.exit(f"error: gymnasium and ROS 2 differ without a cause: {', '.join(without_cause)}")
 
 
 if __name__ == "__main__":

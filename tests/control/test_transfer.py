@@ -10,15 +10,31 @@ from pathlib import Path
 
 import pytest
 
+from smfp_core.collector import EVALUATION, episode_seed
+from smfp_sim.tasks import REACH_STEPS
+from smfp_sim.tasks.reach_around import ReachAroundEnv
+
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = ROOT / "config/policies/ur5e_reach.onnx"
+POLICY_ROUND_THE_POST = ROOT / "config/policies/ur5e_reach_around.onnx"
+# Of the shipped report: the first presses against the post, the second goes round it freely.
+EPISODES_ROUND_THE_POST = (3, 1)
 
 
 def transfer(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "smfp_core.transfer", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def ros_half(
+    *arguments: object, cases: list[dict[str, object]]
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "smfp_control.transfer", *map(str, arguments)]
+    return subprocess.run(
+        command, input=json.dumps(cases), capture_output=True, text=True, timeout=300
+    )
 
 
 def test_the_report_has_both_ways_and_their_difference(tmp_path: Path) -> None:
@@ -80,3 +96,25 @@ def test_policies_stand_side_by_side_and_are_added_to_a_report(tmp_path: Path) -
     assert all(origin["measured_by"]["git_revision"] for origin in report["policies"])
     result = transfer(other, "--plants", plants[0], *common, "--add", "--seed", 1)
     assert result.returncode == 1 and "another --seed" in result.stderr
+
+
+def test_interventions_are_counted_in_the_episode_that_has_them() -> None:
+    env, cases = ReachAroundEnv(), []
+    for i in EPISODES_ROUND_THE_POST:
+        env.reset(seed=episode_seed(2_000_000, EVALUATION, i))
+        start, goal = (env.start_options[name].tolist() for name in ("joint_position", "goal"))
+        cases.append({"joint_position": start, "goal": goal, "plant_seed": 0})
+    result = ros_half(
+        POLICY_ROUND_THE_POST, "--robot", "ur5e_post", "--steps", REACH_STEPS, cases=cases
+    )
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    pressed, free = (r["interventions"] for r in answer["results"])
+    assert pressed > 0 and free == 0
+    assert answer["interventions"] == pressed
+
+
+def test_a_policy_of_another_robot_is_refused_over_ros() -> None:
+    result = ros_half(POLICY_ROUND_THE_POST, "--robot", "ur5e", cases=[])
+    assert result.returncode == 1
+    assert "robot.name: trained for 'ur5e_post', this is 'ur5e'" in result.stderr

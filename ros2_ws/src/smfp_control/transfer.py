@@ -4,7 +4,8 @@
     python -m smfp_control.transfer POLICY --plant config/plants/bad.yaml < cases.json
 
 Reads a JSON list of episodes (``joint_position`` in rad, ``goal`` [3] in m or [7] with a
-quaternion x, y, z, w, ``plant_seed``) and writes a JSON object with one result for each, in order.
+quaternion x, y, z, w, ``plant_seed``) and writes a JSON object with one result for each, in order,
+and how often the safety filter intervened in each and in all.
 The simulation is a ``SimNode`` in this process, the policy a ``policy_node`` process of its own;
 they meet over DDS.
 """
@@ -134,6 +135,7 @@ class Rig:
     ) -> None:
         self.status: dict[str, str] = {}
         self._diagnostics: dict[str, str] = {}
+        self._diagnosed_ns = 0
         self._clients: dict[str, Client] = {}
         settings = {"robot": robot, "plant": plant, "lockstep": "true"}
         rclpy.init(args=_ros_arguments(settings), signal_handler_options=SignalHandlerOptions.NO)
@@ -218,9 +220,10 @@ class Rig:
         )
 
     def interventions(self) -> int:
-        """Of the safety filter, in all episodes so far."""
-        self._diagnostics = {}
-        self._until(lambda: self._diagnostics, "diagnostics")
+        """Of the safety filter, in all episodes so far; takes up to a second."""
+        # What was published during an episode still waits to be read, and is not of all of it.
+        now_ns = self._node.get_clock().now().nanoseconds
+        self._until(lambda: self._diagnosed_ns > now_ns, "diagnostics")
         return int(self._diagnostics["safety_interventions"])
 
     def _activate(self, start: FloatArray, plant_seed: int | None) -> None:
@@ -268,6 +271,8 @@ class Rig:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self._diagnostics = {item.key: item.value for item in message.status[0].values}
+        stamp = message.header.stamp
+        self._diagnosed_ns = stamp.sec * 10**9 + stamp.nanosec
 
 
 def _ros_arguments(parameters: Mapping[str, object]) -> list[str]:
@@ -289,23 +294,23 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         with interruptible():
             rig = Rig(options.policy, options.robot, options.plant)
-            results = [
-                rig.run(
+            results, interventions = [], 0
+            for case in json.load(sys.stdin):
+                result = rig.run(
                     np.array(case["joint_position"]),
                     np.array(case["goal"]),
                     case["plant_seed"],
                     options.steps,
                 )
-                for case in json.load(sys.stdin)
-            ]
-            interventions = rig.interventions()
+                before, interventions = interventions, rig.interventions()
+                results.append(asdict(result) | {"interventions": interventions - before})
     except (TransferError, ConfigError, ParameterError, PolicyFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
         if rig is not None:
             rig.close()
-    print(json.dumps({"results": [asdict(r) for r in results], "interventions": interventions}))
+    print(json.dumps({"results": results, "interventions": interventions}))
     return 0
 
 
