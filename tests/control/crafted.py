@@ -27,7 +27,7 @@ def observation_of(robot: RobotConfig) -> ObservationSpec:
         (
             ObservationField("joint_position", n, "rad"),
             ObservationField("joint_velocity", n, "rad/s"),
-            ObservationField("goal_offset", 3, "m", "base"),
+            ObservationField("goal_offset", 3, "m", robot.base_frame),
         )
     )
 

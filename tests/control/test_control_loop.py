@@ -486,6 +486,30 @@ def test_a_controller_is_counted_on_when_it_has_been_there_for_half_a_second() -
     assert not watch.lost
 
 
+def test_who_only_looks_on_takes_no_commands() -> None:
+    watch, nodes = (
+        ControllerWatch(),
+        ["/forward_position_controller", "/left/view", "/rosbag2_recorder"],
+    )
+    names = lambda: iter(nodes)  # noqa: E731
+    assert watch.update(3, 10.0, names) is Hearing.PERHAPS
+    assert watch.update(3, 10.6, names) is Hearing.SURELY
+    nodes.pop(0)
+    assert watch.update(2, 10.7, names) is Hearing.NOBODY
+    assert watch.lost
+    # One whose name is not known yet may be a controller, and so may one with any other name.
+    assert watch.update(3, 10.8, names) is Hearing.PERHAPS
+    nodes[:] = ["/view_controller"]
+    assert watch.update(1, 10.9, names) is Hearing.PERHAPS
+    # Names that lag behind the number are asked for again.
+    nodes[:] = ["/view"]
+    assert watch.update(1, 11.0, names) is Hearing.PERHAPS
+    assert watch.update(1, 12.0, names) is Hearing.NOBODY
+    # Known by name and without commands: less of them than one is none.
+    nodes[:] = ["/view", "/rqt_plot", "/arm"]
+    assert watch.update(2, 12.1, names) is Hearing.PERHAPS
+
+
 def test_estop_stops_at_once_and_needs_release_and_reset(
     lockstep: LockStep, near_goal: np.ndarray
 ) -> None:

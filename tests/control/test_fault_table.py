@@ -17,6 +17,8 @@ from driver_process import set_faults, start_driver
 from fault_rig import TIMEOUT_S, Rig, assert_within_limits, make_rig
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rclpy.node import Node
+from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import SetBool, Trigger
 
 from smfp_control.faults import FaultKind
@@ -231,6 +233,9 @@ def test_a_controller_that_disappears_stops_the_arm(
     # Not the topic that the bench listens to: it would count as a controller.
     topic = "/spare/commands"
     rig = make_rig(bench, tmp_path, policy_path, "--position-commands", topic, command_topic=topic)
+    # The live page, which stays: it looks on.
+    onlooker = Node("view", context=bench.node.context)
+    onlooker.create_subscription(Float64MultiArray, topic, print, 1)
     rig.move()
     set_faults(bench, unloaded=True)
     bench.until(lambda: bench.status["fault"] != "none", "the fault")
@@ -247,6 +252,7 @@ def test_a_controller_that_disappears_stops_the_arm(
     # Where the controller left the arm, not where the reference was then.
     assert np.abs(bench.joint_position() - left).max() < 0.005
     rig.move()
+    onlooker.destroy_node()
     assert_within_limits(robot, rig.driver.motion())
 
 

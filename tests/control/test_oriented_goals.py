@@ -176,7 +176,10 @@ def test_a_goal_of_the_next_policy_waits_for_it(
 def test_a_file_whose_rotation_has_another_size_is_refused(
     tmp_path: Path, robot: RobotConfig
 ) -> None:
-    fields = (*observation_of(robot).fields, ObservationField("goal_rotation", 4, "rad", "base"))
+    fields = (
+        *observation_of(robot).fields,
+        ObservationField("goal_rotation", 4, "rad", robot.base_frame),
+    )
     spec = ObservationSpec(fields)
     weight = np.zeros((spec.size, len(robot.joints)), np.float32)
     path = write_policy(tmp_path / "wrong.onnx", robot, weight, observation=spec)

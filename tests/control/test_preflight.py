@@ -28,6 +28,7 @@ pytestmark = pytest.mark.process
 # A busy test machine lets a process wait longer than a robot's computer may, and a driver come
 # late: the node is taken to control at 100 Hz, and the driver publishes at its 500 Hz.
 RATE_HZ = 100.0
+FORWARD = "forward_position_controller"
 PATIENT = ("--state-timeout", "2.0", "--duration", "1.5", "--rate", str(RATE_HZ))
 CHECKS = [
     *("policy file", "joint states", "joint states QoS", "joint names", "velocities"),
@@ -109,15 +110,18 @@ def stage(local_ros: None, tmp_path: Path, robot: RobotConfig) -> Iterator[Stage
 
 
 @pytest.fixture
-def other_node(stage: Stage) -> Iterator[Callable[[str, type, str], None]]:
-    """Adds a publisher of another node to the stage."""
+def other_node(stage: Stage) -> Iterator[Callable[..., None]]:
+    """Adds a publisher, or a subscriber, of another node to the stage."""
     context = Context()
     context.init(args=[], domain_id=stage.domain_id)
     nodes: list[Node] = []
 
-    def publish(name: str, kind: type, topic: str) -> None:
+    def publish(name: str, kind: type, topic: str, listens: bool = False) -> None:
         nodes.append(Node(name, context=context))
-        nodes[-1].create_publisher(kind, topic, 1)
+        if listens:
+            nodes[-1].create_subscription(kind, topic, print, 1)
+        else:
+            nodes[-1].create_publisher(kind, topic, 1)
 
     yield publish
     for node in nodes:
@@ -149,6 +153,8 @@ def test_a_trajectory_controller_in_a_namespace_is_a_go_in_any_order(stage: Stag
     options = ("--namespace", "left", "--command-interface", "joint_trajectory")
     assert stage.preflight(*options) == 0, stage.refused()
     assert stage.rows["command topic"]["found"].startswith(f"/left/{controller}/joint_trajectory")
+    # Such a controller has no interface_name, and tells its joints all the same.
+    assert stage.rows["controller"]["found"].endswith("takes the robot's joints")
 
 
 def test_an_fr3_behind_its_own_driver_is_a_go(stage: Stage, tmp_path: Path) -> None:
@@ -193,6 +199,43 @@ def test_a_missing_joint_and_a_missing_controller_are_a_no_go(stage: Stage) -> N
     assert "lacks elbow_joint" in stage.refused()["joint names"]
 
 
+def test_who_looks_on_is_no_controller(stage: Stage, other_node: Callable[..., None]) -> None:
+    other_node("view", Float64MultiArray, f"{FORWARD}/commands", listens=True)
+    stage.driver("--controllers", "none")
+    assert stage.preflight("--wait", "2") == 1
+    assert set(stage.refused()) == {"command topic"}, stage.refused()
+    assert stage.refused()["command topic"].endswith("but /view")
+
+
+def test_beside_who_looks_on_there_may_be_a_controller(
+    stage: Stage, other_node: Callable[..., None]
+) -> None:
+    other_node("rosbag2_recorder", Float64MultiArray, f"{FORWARD}/commands", listens=True)
+    stage.driver()
+    assert stage.preflight() == 0, stage.refused()
+    assert stage.rows["command topic"]["found"].endswith(f"is taken by /{FORWARD}")
+
+
+def test_a_forward_controller_that_does_not_tell_its_joints_is_a_no_go(
+    stage: Stage, other_node: Callable[..., None]
+) -> None:
+    other_node("somebody", Float64MultiArray, f"{FORWARD}/commands", listens=True)
+    stage.driver("--controllers", "none")
+    assert stage.preflight("--wait", "2") == 1
+    assert set(stage.refused()) == {"controller"}, stage.refused()
+    assert "does not tell its joints" in stage.refused()["controller"]
+
+
+def test_two_drivers_with_the_joints_in_other_orders_are_a_no_go(
+    stage: Stage, robot: RobotConfig
+) -> None:
+    stage.driver()
+    order = ",".join(reversed(robot.joint_names))
+    stage.driver("--joints", order, "--controllers", "none")
+    assert stage.preflight() == 1
+    assert "2 publish the same joints" in stage.refused()["joint states"]
+
+
 def test_an_impossible_pose_is_a_no_go(stage: Stage) -> None:
     stage.driver(
         *("--pose=0,0.5,3.2,0,0,0", "--no-velocity", "--no-stamp"),
@@ -206,9 +249,7 @@ def test_an_impossible_pose_is_a_no_go(stage: Stage) -> None:
     assert "without a stamp" in stage.rows["clock offset"]["found"]
 
 
-def test_two_of_anything_are_a_no_go(
-    stage: Stage, other_node: Callable[[str, type, str], None]
-) -> None:
+def test_two_of_anything_are_a_no_go(stage: Stage, other_node: Callable[..., None]) -> None:
     stage.driver()
     stage.driver()
     other_node("policy_node", Float64MultiArray, "/forward_position_controller/commands")

@@ -4,10 +4,24 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Iterable
 
 # Discovery has two directions: a publisher may know of a subscriber that does not yet know of it,
 # and takes nothing. On a busy computer the two lie some hundred milliseconds apart.
 _SURE_AFTER_S = 0.5
+# Asking for names takes a third of a millisecond, and they may lag behind the number.
+_NAMES_S = 1.0
+
+
+# Nodes that look on: this package's page; by how their names begin, recorders, plots, bridges.
+_PAGE = "view"
+_ONLOOKERS = ("_ros2cli", "rosbag2", "rqt", "plotjuggler", "foxglove_bridge")
+
+
+def is_onlooker(node: str) -> bool:
+    """Whether a subscriber of the commands, by its name, is known to move nothing by them."""
+    name = node.split("/")[-1]
+    return name == _PAGE or name.startswith(_ONLOOKERS)
 
 
 class Hearing(enum.Enum):
@@ -22,25 +36,41 @@ class Hearing(enum.Enum):
 
 
 class ControllerWatch:
-    """Judges by the number of subscribers, asked for every now and then."""
+    """Judges by the number of subscribers, asked for every now and then, less those who look on."""
 
     def __init__(self) -> None:
         self._since_s: float | None = None
         self._had = False
+        self._subscribers = 0
+        self._names: list[str] = []
+        self._names_until_s = 0.0
 
     def begin(self) -> None:
         """Commands begin: nobody can be lost of those that were there before."""
         self._had = False
 
-    def update(self, subscribers: int, now_s: float) -> Hearing:
-        """``subscribers`` at ``now_s`` (s, steady clock)."""
-        if subscribers == 0:
+    def update(
+        self, subscribers: int, now_s: float, names: Callable[[], Iterable[str]] = tuple
+    ) -> Hearing:
+        """``subscribers`` at ``now_s`` (s, steady clock); ``names`` tells their nodes' names."""
+        if subscribers != self._subscribers or now_s >= self._names_until_s:
+            self._subscribers, self._names_until_s = subscribers, now_s + _NAMES_S
+            self._names = list(names()) if subscribers else []
+        onlookers = sum(map(is_onlooker, self._names))
+        # Names may lack some of the subscribers, or have some that get no commands: in doubt it is
+        # a controller.
+        if max(subscribers - onlookers, min(len(self._names) - onlookers, subscribers)) <= 0:
             self._since_s = None
             return Hearing.NOBODY
         self._had = True
         if self._since_s is None:
             self._since_s = now_s
         return Hearing.SURELY if now_s - self._since_s >= _SURE_AFTER_S else Hearing.PERHAPS
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody takes commands now."""
+        return self._since_s is None
 
     @property
     def lost(self) -> bool:

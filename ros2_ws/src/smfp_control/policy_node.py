@@ -420,17 +420,21 @@ class PolicyNode(LifecycleNode, RunnableNode):
         if self._configured is None:
             return
         loop, publisher = self._configured.loop, self._configured.commands
-        count = publisher.get_subscription_count()
-        hearing = self._controller.update(count, time.monotonic())
+        topic = publisher.topic_name
+        hearing = self._controller.update(
+            publisher.get_subscription_count(),
+            time.monotonic(),
+            lambda: (end.node_name for end in self.get_subscriptions_info_by_topic(topic)),
+        )
         if self._configured.lockstep is None:
             # In lock-step the simulation waits for each command.
             loop.hearing = hearing
         if self._thread is None:
             return
-        text = f"nobody takes commands on {publisher.topic_name}: is the controller active?"
+        text = f"nobody takes commands on {topic}: is the controller active?"
         lost = self._controller.lost
         loop.external = Fault(FaultKind.NO_CONTROLLER, text) if lost else None
-        if count == 0:
+        if self._controller.alone:
             self.get_logger().warning(text, throttle_duration_sec=5.0)
 
     def _policy_text(self) -> str:

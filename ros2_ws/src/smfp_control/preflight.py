@@ -45,6 +45,7 @@ from sensor_msgs.msg import JointState
 
 from smfp_control.assembly import load_policy
 from smfp_control.commands import COMMAND_QOS, command_type
+from smfp_control.controller_watch import is_onlooker
 from smfp_control.parameters import ParameterError, PolicyNodeParameters
 from smfp_control.polling import create_polled_subscription
 from smfp_control.preflight_checks import (
@@ -123,7 +124,11 @@ class Observer:
         self._states.clear()
         self._watch(duration_s)
         subscribers = self._node.get_subscriptions_info_by_topic(self._command_topic)
-        takers = [end for end in subscribers if end.topic_type == self._type_name()]
+        takers = [
+            end
+            for end in subscribers
+            if end.topic_type == self._type_name() and not is_onlooker(end.node_name)
+        ]
         return Observed(
             joint_states_topic=self._states_topic,
             command_topic=self._command_topic,
@@ -169,7 +174,9 @@ class Observer:
         return found
 
     def _controller(self, name: str) -> Controller:
-        values = self._ask(name, ("joints", "interface_name"))
+        # One by one: a node that lacks one of several tells none, and a trajectory controller has
+        # no interface_name.
+        values = {**self._ask(name, ("joints",)), **self._ask(name, ("interface_name",))}
         return Controller(tuple(values.get("joints") or ()), values.get("interface_name") or "")
 
     def _policy_node(self) -> dict[str, Any] | None:

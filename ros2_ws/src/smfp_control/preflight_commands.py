@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from smfp_control.controller_watch import is_onlooker
 from smfp_control.preflight_checks import Controller, Endpoint, Observed, Row, check_qos
 from smfp_core.robot import CommandInterface, RobotConfig
 
@@ -16,7 +17,11 @@ def check_commands(
     robot: RobotConfig, observed: Observed, interface: CommandInterface
 ) -> list[Row]:
     """Who takes the commands, in what order and with what QoS, and who else sends some."""
-    takers = [end for end in observed.command_subscribers if end.type == observed.command_type]
+    takers = [
+        end
+        for end in observed.command_subscribers
+        if end.type == observed.command_type and not is_onlooker(end.node)
+    ]
     rows = [_subscriber(observed, takers)]
     if takers:
         rows.append(check_qos("command QoS", takers))
@@ -28,13 +33,14 @@ def check_commands(
 
 def _subscriber(observed: Observed, takers: Sequence[Endpoint]) -> Row:
     check, topic = "command topic", observed.command_topic
-    everyone = observed.command_subscribers
+    everyone = [end for end in observed.command_subscribers if not is_onlooker(end.node)]
     names = ", ".join(end.node for end in everyone)
+    looking = [end.node for end in observed.command_subscribers if is_onlooker(end.node)]
     if not everyone:
         return Row(
             check,
             "no-go",
-            f"nobody subscribes to {topic}",
+            f"nobody subscribes to {topic}" + (f" but {', '.join(looking)}" if looking else ""),
             "load and activate the controller: ros2 control list_controllers",
         )
     if not takers:
@@ -49,7 +55,7 @@ def _subscriber(observed: Observed, takers: Sequence[Endpoint]) -> Row:
             check,
             "no-go",
             f"{len(everyone)} subscribe to {topic}: {names}",
-            "one controller alone may take the commands; end echoes and recorders of the topic",
+            "one controller alone may take the commands; end what else listens to them",
         )
     return Row(check, "go", f"{topic} is taken by {names}")
 
@@ -59,14 +65,16 @@ def _controller(
 ) -> Row:
     check = "controller"
     joints = "" if controller is None else ", ".join(controller.joints)
+    wanted = _FORWARD.get(interface, "")
     if controller is None or not joints:
+        # A forward controller always has them, and another order of them moves other joints.
         return Row(
             check,
-            "note",
+            "no-go" if wanted else "note",
             f"{node} does not tell its joints",
-            f"look: they must be {', '.join(robot.joint_names)}",
+            "is it a controller of ros2_control? Its parameter 'joints' must be "
+            + ", ".join(robot.joint_names),
         )
-    wanted = _FORWARD.get(interface, "")
     if wanted and controller.interface not in ("", wanted):
         return Row(
             check,

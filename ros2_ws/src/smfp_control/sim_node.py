@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
@@ -88,6 +89,10 @@ class SimNode(RunnableNode):
         self._paused = False
         connection = parameters.connection(robot)
         self._interface = connection.command_interface
+        # As a controller of ros2_control tells, for preflight.
+        self.declare_parameter(
+            "joints", list(robot.joint_names), ParameterDescriptor(read_only=True)
+        )
         self._message = JointState(name=list(robot.joint_names))
         for field in ("position", "velocity", "effort"):
             setattr(self._message, field, [0.0] * len(robot.joints))
