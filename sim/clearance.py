@@ -70,9 +70,9 @@ class ClearanceModel:
         self._base_position = self._data.xpos[base].copy()
         self._base_rotation = self._data.xmat[base].reshape(3, 3).copy()
         self.depth: NDArray[np.intp] = np.array([model.jnt_bodyid[j] for j in self._joint_ids])
-        self.pairs = self._collidable_pairs()
         names = [f"obstacle {obstacle.name}" for obstacle in robot.surroundings.obstacles]
         obstacles = {int(model.geom(name).id) for name in names}
+        self.pairs = self._collidable_pairs(obstacles)
         self.obstacle_rows = [
             row for row, p in enumerate(self.pairs) if not obstacles.isdisjoint(p)
         ]
@@ -220,8 +220,15 @@ class ClearanceModel:
             body = int(model.body_parentid[body])
         return reach
 
-    def _collidable_pairs(self) -> tuple[tuple[int, int], ...]:
-        """The pairs that MuJoCo itself would test, less those that never touch."""
+    def _collidable_pairs(self, obstacles: set[int]) -> tuple[tuple[int, int], ...]:
+        """The pairs that MuJoCo itself would test, less those that never touch.
+
+        ``obstacles`` are geoms of which no exclusion takes a pair away. Exclusions name bodies, and
+        those that name the world are of its floor: an obstacle was not there when they were made.
+
+        Raises:
+            RobotConfigError: a body that never touches another is not in the MJCF.
+        """
         model = self._model
         skipped = {(int(s) >> 16, int(s) & 0xFFFF) for s in model.exclude_signature}
         for i, names in enumerate(self._robot.surroundings.never_touching):
@@ -238,6 +245,7 @@ class ClearanceModel:
             )
             neighbours = weld_a and weld_b and (weld_a == parent_b or weld_b == parent_a)
             excluded = (min(body_a, body_b), max(body_a, body_b)) in skipped
+            excluded = excluded and obstacles.isdisjoint((a, b))
             if wanted and weld_a != weld_b and not neighbours and not excluded:
                 pairs.append((a, b))
         return tuple(pairs)

@@ -43,6 +43,14 @@ def compile_scene(robot: RobotConfig, change: Change | None = None) -> mujoco.Mj
             position, quat = _base_pose(robot)
             for obstacle in obstacles:
                 _add_obstacle(spec, obstacle, position, quat)
+            for exclude in spec.excludes:
+                bodies = {exclude.bodyname1, exclude.bodyname2}
+                if "world" in bodies:
+                    link = " ".join(bodies - {"world"})
+                    raise ValueError(
+                        f"the MJCF's exclude of world and '{link}' would let it pass through "
+                        "obstacles; remove it, and name the pair in never_touching"
+                    )
         return spec.compile()
     except (ValueError, KeyError) as error:
         field = "surroundings.obstacles" if obstacles else "mjcf"

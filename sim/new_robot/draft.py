@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from smfp_core.robot import (
     JointConfig,
@@ -175,6 +177,13 @@ def _smaller(shell: Shell) -> Shell:
     )
 
 
+def _scalar(text: str) -> str:
+    """``text`` as YAML, in quotes only where it would not be read as this text otherwise."""
+    return yaml.safe_dump(
+        [text], default_flow_style=True, width=sys.maxsize, allow_unicode=True
+    ).strip()[1:-1]
+
+
 def _text(
     robot: RobotConfig, mjcf: str, velocities: list[float | None], acceleration: float | None
 ) -> str:
@@ -182,7 +191,7 @@ def _text(
         return "[" + ", ".join(f"{value:.10g}" for value in values) + "]"
 
     joints = "\n".join(
-        f"  - {{name: {joint.name}, position_rad: {pair(joint.position_rad)}, "
+        f"  - {{name: {_scalar(joint.name)}, position_rad: {pair(joint.position_rad)}, "
         f"velocity_rad_s: {velocity or UNKNOWN}, acceleration_rad_s2: {acceleration or UNKNOWN}, "
         f"effort_nm: {joint.effort_nm:.10g}, home_rad: {joint.home_rad:.10g}, "
         f"start_rad: {pair(joint.start_rad)}}}"
@@ -192,7 +201,8 @@ def _text(
     speed = f"{robot.policy.velocity_rad_s:.10g}" if any(velocities) else UNKNOWN
     haste = f"{robot.policy.acceleration_rad_s2:.10g}" if acceleration else UNKNOWN
     neighbours = "\n".join(
-        f"    - [{one}, {other}]" for one, other in robot.surroundings.never_touching
+        f"    - [{_scalar(one)}, {_scalar(other)}]"
+        for one, other in robot.surroundings.never_touching
     )
     surroundings = f"surroundings:\n  never_touching:\n{neighbours}\n\n" if neighbours else ""
     goals, topics = robot.goals, robot.topics
@@ -207,10 +217,10 @@ def _text(
 # Drafted from a model by `python -m smfp_sim.new_robot`; look at every line before an arm moves.
 {reason}# Paths are relative to this file; angles in radians.
 schema: 1
-name: {robot.name}
-mjcf: {mjcf}
-base_frame: {robot.base_frame}
-tool_site: {robot.tool_site}
+name: {_scalar(robot.name)}
+mjcf: {_scalar(mjcf)}
+base_frame: {_scalar(robot.base_frame)}
+tool_site: {_scalar(robot.tool_site)}
 control_rate_hz: {robot.control_rate_hz:.10g}           # check: of the arm's controller
 command_interface: {robot.command_interface}   # check: what the driver takes
 position_margin_rad: {robot.position_margin_rad:.10g}   # kept free before a limit
@@ -241,5 +251,5 @@ topics:
   joint_trajectory: {topics.joint_trajectory}
 
 sources:
-  - "{robot.sources[0]}"
+  - {_scalar(robot.sources[0])}
 """

@@ -7,10 +7,11 @@ and it lacks: a tool site, a floor, a position servo for every joint.
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def survey(path: Path, tool: str | None = None, effort_nm: float | None = None) 
         model = spec.compile()
     except (ValueError, OSError) as error:
         raise RobotConfigError(f"{path}: MuJoCo cannot read it: {error}") from error
+    _check_meshes(path, spec)
     changes: list[str] = []
     assumed: list[str] = []
     tool_body, tool_site = _find_tool(spec, model, tool, changes)
@@ -141,14 +143,22 @@ def save_model(found: Survey, path: Path) -> None:
     source = Path(spec.modelfiledir).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = f"{path.stem}_assets"
+    # By where they come from: files of one name in two folders stay two.
+    copied: dict[Path, str] = {}
     for kind, items in ((spec.meshdir, spec.meshes), (spec.texturedir, spec.textures)):
         for item in items:
             if item.file:
-                target = path.parent / folder / Path(item.file).name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / kind / item.file, target)
-                item.file = f"{folder}/{target.name}"
+                name = Path(item.file).name
+                file = name if spec.strippath else item.file
+                origin = (source / kind / file).resolve()
+                if origin not in copied:
+                    copied[origin] = _unused(name, copied.values())
+                    target = path.parent / folder / copied[origin]
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(origin, target)
+                item.file = f"{folder}/{copied[origin]}"
     spec.meshdir = spec.texturedir = ""
+    spec.strippath = False
     spec.modelfiledir = str(path.parent)
     write_atomically(path, spec.to_xml())
     model = mujoco.MjModel.from_xml_path(str(path))
@@ -157,7 +167,31 @@ def save_model(found: Survey, path: Path) -> None:
     found.effort_nm = np.array([_effort(model, joint, None, []) for joint in joints])
 
 
+def _unused(name: str, used: Collection[str]) -> str:
+    """``name``, with a number before its ending where it is ``used`` already."""
+    path = Path(name)
+    others = (f"{path.stem}_{number}{path.suffix}" for number in itertools.count(2))
+    return next(other for other in itertools.chain((name,), others) if other not in used)
+
+
 # What is in the model.
+
+
+def _check_meshes(path: Path, spec: mujoco.MjSpec) -> None:
+    """Refuse a URDF of which MuJoCo takes two meshes for one: those of one name in two folders.
+
+    Raises:
+        RobotConfigError: names a mesh that would collide with another one's shape.
+    """
+    if path.suffix.lower() != ".urdf":
+        return
+    files = {mesh.file for mesh in spec.meshes}
+    for mesh in ElementTree.parse(path).getroot().iterfind(".//collision//mesh"):
+        if mesh.get("filename") not in files:
+            raise RobotConfigError(
+                f"{path}: MuJoCo takes '{mesh.get('filename')}' for another mesh of that name; "
+                "give every mesh file a name of its own"
+            )
 
 
 def _find_tool(

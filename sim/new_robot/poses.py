@@ -21,6 +21,8 @@ from smfp_sim.new_robot.model import Survey
 _ALWAYS = 0.95
 # Bodies that stay within this distance of each other, and never touch, are neighbours.
 _NEIGHBOURS_M = 0.05
+# Distances that differ by less than this over all poses are the same.
+_SAME_M = 0.001
 _MARGIN_M = 0.01
 _POSES = 400
 
@@ -64,7 +66,11 @@ def exclude_overlaps(found: Survey, rng: np.random.Generator) -> None:
 
 
 def never_touching(robot: RobotConfig, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Pairs of bodies that are always near each other, and touched in none of the poses."""
+    """Pairs of bodies that are always near each other, and touched in none of the poses.
+
+    Of pairs with the world only those of a link that turns on the floor it stands on: none of its
+    distances to what stands in the world changes. Watched, it may be too near in every pose.
+    """
     clearance = ClearanceModel(robot)
     model = ArmModel(robot).model
     low, high = robot.limits.position_min, robot.limits.position_max
@@ -74,11 +80,18 @@ def never_touching(robot: RobotConfig, rng: np.random.Generator) -> list[tuple[s
         clearance.set_pose(rng.uniform(low, high))
         found[:] = list(map(clearance.distance, rows))
     nearest: dict[tuple[str, str], FloatArray] = {}
+    moved = set()
     for column, row in enumerate(rows):
         one, other = _bodies(model, clearance.pairs[row])
         before = nearest.get((one, other), np.full(len(distances), np.inf))
         nearest[one, other] = np.minimum(before, distances[:, column])
-    return sorted(pair for pair, d in nearest.items() if d.min() > 0.0 and d.max() < _NEIGHBOURS_M)
+        if "world" in (one, other) and np.ptp(distances[:, column]) > _SAME_M:
+            moved.add((one, other))
+    return sorted(
+        pair
+        for pair, d in nearest.items()
+        if d.min() > 0.0 and d.max() < _NEIGHBOURS_M and pair not in moved
+    )
 
 
 def find_home(robot: RobotConfig, rng: np.random.Generator) -> tuple[FloatArray, str]:

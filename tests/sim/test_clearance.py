@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -213,6 +214,69 @@ def test_obstacles_stand_where_the_base_frame_says(cell: ClearanceModel) -> None
         if cell.label(row) == "obstacle wall and shoulder (shoulder_link)"
     )
     assert cell.distance(shoulder) == pytest.approx(0.7 * np.cos(0.3) - 0.01 - 0.061, abs=1e-6)
+
+
+def rows_of_obstacles(model: ClearanceModel, body: str) -> list[int]:
+    return [row for row in model.obstacle_rows if model.label(row).endswith(f"({body})")]
+
+
+def excluding_the_world(folder: Path, body: str) -> Path:
+    spec = mujoco.MjSpec.from_file(str(ROBOT.mjcf))
+    spec.add_exclude(bodyname1=body, bodyname2="world")
+    path = folder / "excluding.xml"
+    path.write_text(spec.to_xml())
+    return path
+
+
+def test_an_mjcf_that_lets_a_link_pass_through_obstacles_is_refused(tmp_path: Path) -> None:
+    path = excluding_the_world(tmp_path, "forearm_link")
+    ball = surrounded(obstacles=(Obstacle("ball", (1.0, 0.0, 1.0), radius_m=0.01),))
+    with pytest.raises(RobotConfigError, match="exclude of world and 'forearm_link'"):
+        ArmModel(dataclasses.replace(ball, mjcf=path))
+    # Without obstacles it is about the MJCF's own world.
+    ArmModel(dataclasses.replace(ROBOT, mjcf=path))
+
+
+@pytest.mark.parametrize("body", ["shoulder_link", "forearm_link", "wrist_3_link"])
+def test_a_pair_with_the_world_that_never_touches_takes_no_obstacle_away(body: str) -> None:
+    q = ROBOT.home_rad
+    arm = ArmModel(ROBOT)
+    data = mujoco.MjData(arm.model)
+    data.qpos[arm.position_index] = q
+    mujoco.mj_kinematics(arm.model, data)
+    geom = next(
+        geom
+        for geom in range(arm.model.ngeom)
+        if arm.model.geom_bodyid[geom] == arm.model.body(body).id and arm.model.geom_contype[geom]
+    )
+    center = arm.to_base(data.geom_xpos[geom], np.empty(3))
+    robot = surrounded(obstacles=(Obstacle("ball", tuple(center), radius_m=0.01),))
+    expected = ClearanceModel(robot)
+    both = (*robot.surroundings.never_touching, (body, "world"))
+    surroundings = dataclasses.replace(robot.surroundings, never_touching=both)
+    robot = dataclasses.replace(robot, surroundings=surroundings)
+    clearance = ClearanceModel(robot)
+    rows = rows_of_obstacles(clearance, body)
+    assert len(rows) == len(rows_of_obstacles(expected, body)) > 0
+    # The floor is what the exclusion is of.
+    assert len(clearance.pairs) < len(expected.pairs)
+    for model in (clearance, expected):
+        model.set_pose(q)
+    found = min(clearance.distance(row) for row in rows)
+    assert found < 0.0
+    assert clearance.nearest_obstacle(0.1)[0] == expected.nearest_obstacle(0.1)[0] == found
+    assert clearance.levers[rows].any(axis=1).all()
+
+
+def test_an_obstacle_that_the_fixed_base_touches_is_not_in_its_way() -> None:
+    clearance = ClearanceModel(
+        surrounded(
+            obstacles=(Obstacle("plinth", (0.0, 0.0, 0.01), radius_m=0.05),),
+            never_touching=(*ROBOT.surroundings.never_touching, ("base_link", "world")),
+        )
+    )
+    assert not rows_of_obstacles(clearance, "base_link")
+    assert clearance.obstacle_rows and clearance.least(ROBOT.home_rad) > 0.0
 
 
 def test_the_workspace_is_measured_to_its_nearest_face(cell: ClearanceModel) -> None:

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 import yaml
 
 import smfp_sim.tasks  # noqa: F401 - registers the tasks
-from smfp_core.robot import RobotConfigError, load_robot
+from smfp_core.robot import Obstacle, RobotConfigError, Surroundings, load_robot
 from smfp_sim.arm import ArmModel, Kinematics
+from smfp_sim.clearance import ClearanceModel
 from smfp_sim.new_robot.__main__ import main
+from smfp_sim.new_robot.draft import Draft
 
 LIMITS = ("--velocity-rad-s", "4.0", "--acceleration-rad-s2", "8.0")
 
@@ -27,15 +31,20 @@ def so101(name: str) -> Path:
 
 
 def crafted(
-    folder: Path, joint: str = 'range="-2 2"', extra: str = "", base: str = "", force: str = "5"
+    folder: Path,
+    joint: str = 'range="-2 2"',
+    extra: str = "",
+    base: str = "",
+    force: str = "5",
+    first: str = "-2 2",
 ) -> Path:
-    """An arm of three joints, with changes to the second one, the base, or anywhere."""
+    """An arm of three joints, with changes to the first two, the base, or anywhere."""
     path = folder / "crafted.xml"
     limit = f'actuatorfrcrange="-{force} {force}"' if force else ""
     path.write_text(
         f"""<mujoco><compiler angle="radian" autolimits="true"/><worldbody><body name="base">{base}
         <geom size="0.05"/><body name="one" pos="0 0 0.3">
-        <joint name="a" axis="0 0 1" range="-2 2" {limit}/><geom size="0.05"/>
+        <joint name="a" axis="0 0 1" range="{first}" {limit}/><geom size="0.05"/>
         <body name="two" pos="0.2 0 0">
         <joint name="b" axis="0 1 0" {joint} {limit}/><geom size="0.05" pos="0.15 0 0"/>
         <body name="three" pos="0.3 0 0">
@@ -155,3 +164,136 @@ def test_models_that_are_no_arm_are_refused_with_what_helps(
     assert main([str(model), "-o", str(tmp_path / "it.yaml"), *LIMITS, *options]) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "it.yaml").exists()
+
+
+def test_obstacles_beside_a_link_that_turns_on_the_floor_are_watched(tmp_path: Path) -> None:
+    path = tmp_path / "so101.yaml"
+    assert main([str(so101("so101_new_calib.xml")), "-o", str(path), *LIMITS]) == 0
+    robot = load_robot(path)
+    assert ("shoulder", "world") in robot.surroundings.never_touching
+    post = Obstacle("post", (0.03, 0.0, 0.1), size_m=(0.02, 0.3, 0.3))
+    clearance = ClearanceModel(
+        dataclasses.replace(
+            robot, surroundings=dataclasses.replace(robot.surroundings, obstacles=(post,))
+        )
+    )
+    clearance.set_pose(robot.home_rad)
+    rows = [row for row in clearance.obstacle_rows if "(shoulder)" in clearance.label(row)]
+    assert rows and min(map(clearance.distance, rows)) < 0.0
+
+
+def test_a_link_between_walls_of_the_model_is_watched(tmp_path: Path) -> None:
+    # The second link turns between them by so little that it touches none.
+    model = crafted(
+        tmp_path,
+        extra="""<geom type="box" size="0.7 0.02 1.5" pos="0 0.1 0"/>
+        <geom type="box" size="0.7 0.02 1.5" pos="0 -0.1 0"/>""",
+        first="-0.04 0.04",
+    )
+    assert main([str(model), "-o", str(tmp_path / "it.yaml"), *LIMITS]) == 0
+    robot = load_robot(tmp_path / "it.yaml")
+    assert ("two", "world") not in robot.surroundings.never_touching
+
+
+MESHES = {"collision/link.obj": 0.3, "visual/link.obj": 0.02, "visual/other.obj": 0.05}
+
+
+def with_meshes(folder: Path, compiler: str = "") -> Path:
+    """The crafted arm, whose last link is a long box to collide with and a small one to look at."""
+    for file, length in MESHES.items():
+        target = folder / file
+        target.parent.mkdir(exist_ok=True)
+        corners = [(x, y, z) for x in (0, length) for y in (0, 0.02) for z in (0, 0.02)]
+        target.write_text("".join(f"v {x} {y} {z}\n" for x, y, z in corners) + FACES)
+    path = crafted(folder)
+    text = path.read_text().replace("<worldbody>", f"<compiler {compiler}/>{ASSETS}<worldbody>")
+    path.write_text(text.replace('<site name="tool0"', f'{MESH_GEOMS}<site name="tool0"'))
+    return path
+
+
+FACES = "f 1 2 4\nf 1 4 3\nf 5 6 8\nf 5 8 7\nf 1 5 7\nf 1 7 3\nf 2 6 8\nf 2 8 4\n"
+ASSETS = """<asset><mesh name="solid" file="collision/link.obj"/>
+    <mesh name="seen" file="visual/link.obj"/><mesh name="other" file="visual/other.obj"/>
+    <mesh name="again" file="visual/../collision/link.obj" scale="2 1 1"/></asset>"""
+MESH_GEOMS = """<geom name="solid" type="mesh" mesh="solid"/>
+    <geom name="seen" type="mesh" mesh="seen" contype="0" conaffinity="0" mass="0"/>
+    <geom name="other" type="mesh" mesh="other" contype="0" conaffinity="0" mass="0"/>
+    <geom name="again" type="mesh" mesh="again" contype="0" conaffinity="0" mass="0"/>"""
+
+
+def test_meshes_of_one_name_in_two_folders_stay_two(tmp_path: Path) -> None:
+    model = with_meshes(tmp_path)
+    path = tmp_path / "robots" / "it.yaml"
+    assert main([str(model), "-o", str(path), *LIMITS]) == 0
+    before = mujoco.MjModel.from_xml_path(str(model))
+    after = mujoco.MjModel.from_xml_path(str(path.with_suffix(".xml")))
+    for geom in ("solid", "seen", "other", "again"):
+        radius = after.geom_rbound[after.geom(geom).id]
+        assert radius == pytest.approx(before.geom_rbound[before.geom(geom).id])
+    copied = {file.name for file in (path.parent / "it_assets").iterdir()}
+    assert copied == {"link.obj", "link_2.obj", "other.obj"}
+
+
+def test_meshes_are_copied_from_where_the_model_has_them(tmp_path: Path) -> None:
+    model = with_meshes(tmp_path, compiler='strippath="true" meshdir="visual"')
+    path = tmp_path / "robots" / "it.yaml"
+    assert main([str(model), "-o", str(path), *LIMITS]) == 0
+    after = mujoco.MjModel.from_xml_path(str(path.with_suffix(".xml")))
+    assert after.geom_rbound[after.geom("solid").id] < 0.05
+
+
+def test_meshes_that_mujoco_takes_for_one_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_meshes(tmp_path)
+    shape = '<{0}><geometry><mesh filename="{0}/link.obj"/></geometry></{0}>'
+    model = tmp_path / "it.urdf"
+    model.write_text(
+        f"""<robot name="it"><mujoco><compiler strippath="false" discardvisual="false"/></mujoco>
+        <link name="base"/><link name="tool0">{shape.format("visual")}{shape.format("collision")}
+        </link><joint name="a" type="revolute"><parent link="base"/><child link="tool0"/>
+        <limit lower="-1" upper="1" effort="1" velocity="1"/></joint></robot>"""
+    )
+    assert main([str(model), "-o", str(tmp_path / "it.yaml"), *LIMITS]) == 1
+    assert "'collision/link.obj' for another mesh of that name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["1", "on", "a: b", "x, y", "c #1", "null", 'a"b', "{a}", "1."])
+def test_names_that_yaml_would_read_otherwise_are_kept(name: str, tmp_path: Path) -> None:
+    ours = load_robot("ur5e")
+    robot = dataclasses.replace(
+        ours,
+        name=name,
+        base_frame=name,
+        tool_site=name,
+        joints=(dataclasses.replace(ours.joints[0], name=name), *ours.joints[1:]),
+        surroundings=Surroundings(never_touching=((name, "world"),)),
+        sources=(f"{name}.xml: the model",),
+    )
+    (tmp_path / f"{name}.xml").touch()
+    path = tmp_path / "it.yaml"
+    path.write_text(Draft(robot, [], [], [100.0] * 6, 100.0).text(f"{name}.xml"))
+    read = load_robot(path)
+    assert read.joint_names == robot.joint_names
+    assert read.name == read.base_frame == read.tool_site == name
+    assert read.mjcf.name == f"{name}.xml" and read.sources == robot.sources
+    assert read.surroundings == robot.surroundings
+
+
+def test_an_arm_of_numbered_joints_is_drafted(tmp_path: Path) -> None:
+    model = crafted(tmp_path)
+    model.write_text(model.read_text().replace('joint name="a"', 'joint name="1"'))
+    path = tmp_path / "on.yaml"
+    assert main([str(model), "-o", str(path), *LIMITS]) == 0
+    robot = load_robot(path)
+    assert robot.name == "on" and robot.joint_names == ("1", "b", "c")
+    assert ArmModel(robot).robot is robot
+
+
+def test_ordinary_names_stand_without_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "it.yaml"
+    assert main([str(crafted(tmp_path)), "-o", str(path), *LIMITS]) == 0
+    text = path.read_text()
+    for line in ("name: it\n", "mjcf: it.xml\n", "base_frame: base\n", "tool_site: tool0\n"):
+        assert f"\n{line}" in text
+    assert "  - {name: a, position_rad" in text
