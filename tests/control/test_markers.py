@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -17,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from bench import Bench
+from bench import Bench, FakeDriver
+from crafted import towards_goal, write_policy
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from lockstep import LockStep
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
@@ -25,6 +28,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from smfp_control.markers_node import goal_marker, obstacle_marker, path_marker
 from smfp_control.path_prediction import PathPrediction
+from smfp_control.status import STATUS_QOS
 from smfp_core.policy_file import PolicyFile
 from smfp_core.resources import share_path
 from smfp_core.robot import Obstacle, RobotConfig
@@ -125,9 +129,60 @@ def test_description_and_markers_come_over_the_topics(
     assert time.monotonic() - before < 4.0
 
 
+@pytest.mark.process
+def test_goal_and_path_of_a_node_that_died_go_away(
+    bench: Bench, policy_path: Path, near_goal: np.ndarray
+) -> None:
+    FakeDriver(bench)
+    bench.start("markers_node", policy_path=policy_path)
+    actions: list[dict[str, int]] = []
+    bench.node.create_subscription(
+        MarkerArray,
+        "markers_node/markers",
+        lambda array: actions.append({m.ns: m.action for m in array.markers}),
+        10,
+    )
+    # The last word of a node: nothing follows it.
+    publisher = bench.node.create_publisher(DiagnosticStatus, "policy_node/status", STATUS_QOS)
+    values = {"lifecycle": "active", "goal_m": " ".join(map(str, near_goal))}
+    pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+    publisher.publish(DiagnosticStatus(values=pairs))
+    both = {"goal": Marker.ADD, "path": Marker.ADD}
+    bench.until(lambda: actions[-1:] == [both], "goal and path")
+    neither = {"goal": Marker.DELETE, "path": Marker.DELETE}
+    bench.until(lambda: actions[-1:] == [neither], "their end", 10.0)
+    # Once a second is what a node may be told to repeat its status at.
+    for _ in range(3):
+        publisher.publish(DiagnosticStatus(values=pairs))
+        bench.until(lambda: actions[-1:] == [both], "goal and path")
+        actions.clear()
+        bench.spin(1.0)
+        assert actions and all(seen["goal"] == Marker.ADD for seen in actions)
+
+
+@pytest.mark.process
+def test_a_policy_for_another_rate_is_shown_where_the_rate_is_given(
+    bench: Bench, tmp_path: Path
+) -> None:
+    slower = dataclasses.replace(bench.robot, control_rate_hz=bench.robot.control_rate_hz / 2)
+    policy = write_policy(tmp_path / "slower.onnx", slower, towards_goal(slower))
+    # What a launch file hands on: 0 says nothing, and the policy does not fit the description.
+    refused = bench.start("markers_node", policy_path=policy, control_rate_hz=0.0)
+    assert bench.until_exit(refused) == 1 and "Traceback" not in refused.output()
+    bench.start("markers_node", policy_path=policy, control_rate_hz=slower.control_rate_hz)
+    arrays: list[MarkerArray] = []
+    bench.node.create_subscription(MarkerArray, "markers_node/markers", arrays.append, 10)
+    bench.until(lambda: arrays, "markers")
+
+
 @pytest.mark.parametrize(
     ("parameter", "text"),
-    [("robot:=nobody", "nobody"), ("policy_path:=/nowhere.onnx", "nowhere.onnx")],
+    [
+        ("robot:=nobody", "nobody"),
+        ("policy_path:=/nowhere.onnx", "nowhere.onnx"),
+        ("control_rate_hz:=250", "control_rate_hz"),
+        ("control_rate_hz:=-1.0", "control_rate_hz"),
+    ],
 )
 def test_a_wrong_parameter_ends_it_with_a_reason(parameter: str, text: str) -> None:
     done = subprocess.run(

@@ -12,23 +12,30 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from bench import Bench, FakeDriver
+import rclpy
+from bench import Bench, FakeDriver, open_bench
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseStamped
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from smfp_control.isolation import Child
+from smfp_control.status import STATUS_QOS
 from smfp_core.robot import Obstacle, RobotConfig, Surroundings, Workspace
+from smfp_core.strict import ConfigError
 
 viser = pytest.importorskip("viser", reason="pip install '.[view]'")
 
 from smfp_control.page.local_server import LocalServer  # noqa: E402
+from smfp_control.page.panel import Panel  # noqa: E402
+from smfp_control.page.robot_client import RobotClient  # noqa: E402
 from smfp_control.page.scene import GoalHandle, apart  # noqa: E402
 
 REACHABLE = np.array([0.45, 0.1, 0.5])
@@ -184,6 +191,120 @@ def test_a_commanded_pose_is_drawn_where_it_differs_from_the_measured_one() -> N
     assert apart(there, here) is there
 
 
+# The client and its panel, in this process.
+
+
+class Watcher:
+    """A client on the bench's domain, and the panel that shows what it saw."""
+
+    def __init__(self, bench: Bench, server: LocalServer) -> None:
+        self.bench = bench
+        self.client = RobotClient(bench.robot)
+        self.panel = Panel(server, self.client)
+
+    def text(self) -> str:
+        return self.panel._text("")
+
+    def offers(self) -> dict[str, bool]:
+        self.panel._offer()
+        buttons = {"reset": self.panel._reset, "hold": self.panel._hold, "go": self.panel._resume}
+        return {name: not button.disabled for name, button in buttons.items()}
+
+    def until(self, condition: Callable[[], Any], what: str) -> None:
+        def looked() -> Any:
+            self.client.spin(0.02)
+            return condition()
+
+        self.bench.until(looked, what, 15.0)
+
+
+@pytest.fixture
+def watcher(bench: Bench, server: LocalServer) -> Iterator[Watcher]:
+    rclpy.init(args=[], domain_id=bench.domain_id)
+    watcher = Watcher(bench, server)
+    try:
+        yield watcher
+    finally:
+        watcher.client.close()
+        rclpy.try_shutdown()
+
+
+@pytest.mark.process
+def test_a_node_that_was_killed_is_shown_as_silent_and_its_goal_as_unknown(
+    watcher: Watcher, bench: Bench, policy_path: Path, near_goal: np.ndarray
+) -> None:
+    client = watcher.client
+    assert "policy node: not seen yet" in watcher.text()
+    bench.start("sim_node")
+    node = bench.start_policy_node(policy_path, autostart=True)
+    watcher.until(lambda: "state **hold**, active" in watcher.text(), "activation")
+    watcher.until(lambda: client.send_goal(near_goal) is None, "the goal to go out")
+    watcher.until(lambda: client.seen.goal is not None, "the goal on ~/status")
+    watcher.until(lambda: "missed deadlines" in watcher.text(), "diagnostics")
+    node.signal(signal.SIGKILL)
+    watcher.until(lambda: "policy node: silent for 2 s" in watcher.text(), "silence")
+    assert "state **" not in watcher.text()
+    assert "missed deadlines" not in watcher.text() and "goal error" not in watcher.text()
+    assert client.seen.goal is None and not client.seen.status and not client.seen.diagnostics
+    # What it may still do can be stopped; nothing new can be asked of it.
+    watcher.panel._held = near_goal
+    assert watcher.offers() == {"reset": False, "hold": True, "go": False}
+    assert "has said nothing for" in str(client.send_goal(near_goal))
+    watcher.until(lambda: "silent for 3 s" in watcher.text(), "the seconds to be counted")
+
+    bench.start_policy_node(policy_path, autostart=True)
+    watcher.until(lambda: "state **hold**, active" in watcher.text(), "another node")
+    assert "silent" not in watcher.text() and client.send_goal(near_goal) is None
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("lifecycle", "silent"),
+    [("unconfigured", False), ("finalized", False), ("inactive", True), ("active", True)],
+)
+def test_silence_counts_where_the_node_repeats_its_status(
+    watcher: Watcher, bench: Bench, lifecycle: str, silent: bool
+) -> None:
+    publisher = bench.node.create_publisher(DiagnosticStatus, "policy_node/status", STATUS_QOS)
+    values = {"lifecycle": lifecycle, "state": "inactive"}
+    pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+    publisher.publish(DiagnosticStatus(values=pairs))
+    watcher.until(lambda: f"state **inactive**, {lifecycle}" in watcher.text(), "the status")
+    watcher.client.spin(1.0)
+    assert f"state **inactive**, {lifecycle}" in watcher.text()
+    watcher.client.spin(1.5)
+    assert ("silent for" in watcher.text()) is silent
+    assert (f"state **inactive**, {lifecycle}" in watcher.text()) is not silent
+
+
+@pytest.mark.parametrize(
+    ("namespace", "remap", "resolved"),
+    [
+        ("", [], ""),
+        ("left", [], "/left"),
+        ("", ["-r", "__ns:=/left"], "/left"),
+        ("left", ["-r", "__ns:=/left"], "/left"),
+        ("/a/b", ["-r", "view:__ns:=/a/b"], "/a/b"),
+        ("right", ["-r", "__ns:=/left"], None),
+        ("/", ["-r", "__ns:=/left"], None),
+    ],
+)
+def test_the_option_and_a_remap_name_one_namespace_or_none(
+    robot: RobotConfig, local_ros: None, namespace: str, remap: list[str], resolved: str | None
+) -> None:
+    rclpy.init(args=["--ros-args", *remap])
+    try:
+        if resolved is None:
+            with pytest.raises(ConfigError, match=f"'{namespace}' was asked for.*'/left'"):
+                RobotClient(robot, namespace)
+            return
+        client = RobotClient(robot, namespace)
+        assert client._goals.topic_name == f"{resolved}/policy_node/goal"
+        client.close()
+    finally:
+        rclpy.try_shutdown()
+
+
 # The process.
 
 
@@ -229,6 +350,37 @@ def test_attaching_to_a_driver_sends_no_goal_and_no_command(bench: Bench) -> Non
         bench.spin(1.0)
     assert not heard and not bench.commands
     assert bench.node.count_publishers(bench.robot.topics.forward_position) == 0
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "arguments", [("--namespace", "left"), ("--ros-args", "-r", "__ns:=/left")]
+)
+def test_the_page_belongs_to_the_arm_of_its_namespace(
+    robot: RobotConfig, local_ros: None, policy_path: Path, arguments: tuple[str, ...]
+) -> None:
+    with open_bench(robot, namespace="/left") as bench:
+        bench.start_policy_node(policy_path)
+        assert bench.transition("configure")
+        start_page(bench, "--port", str(free_port()), *arguments)
+        topic = "/left/policy_node/goal"
+        bench.until(lambda: bench.node.count_publishers(topic) == 2, "the page's publisher")
+        ends = bench.node.get_publishers_info_by_topic(topic)
+        bench.until(
+            lambda: ("view", "/left") in bench.node.get_node_names_and_namespaces(), "its name"
+        )
+        assert len(ends) == 2 and bench.node.count_subscribers(topic) == 1
+        assert bench.node.count_publishers("/policy_node/goal") == 0
+
+
+@pytest.mark.process
+def test_two_namespaces_that_differ_end_it_with_a_reason(bench: Bench) -> None:
+    arguments = ("--namespace", "right", "--ros-args", "-r", "__ns:=/left")
+    child = Child("smfp_control.view", arguments, {"ROS_DOMAIN_ID": str(bench.domain_id)})
+    bench.children.append(child)
+    assert bench.until_exit(child) == 1
+    said = child.output()
+    assert "'right'" in said and "'/left'" in said and "Traceback" not in said
 
 
 def test_without_viser_it_says_what_to_install(tmp_path: Path) -> None:

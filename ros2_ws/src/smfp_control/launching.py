@@ -117,6 +117,7 @@ def markers_node(publish_description: bool, *text_arguments: str) -> Node:
             {
                 "robot": typed("robot", str),
                 "policy_path": typed("policy", str),
+                "control_rate_hz": typed("rate", float),
                 "publish_description": publish_description,
                 **{name: typed(name, str) for name in text_arguments},
             }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import smfp_control.environment  # noqa: F401 isort: skip
 
+import dataclasses
 import os
 import sys
 import threading
@@ -21,7 +22,8 @@ import numpy as np
 from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point
-from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.qos import (
     DurabilityPolicy,
     HistoryPolicy,
@@ -36,6 +38,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from smfp_control.assembly import load_policy
 from smfp_control.goals import goal_of
 from smfp_control.joint_state import JointStateReader
+from smfp_control.page.node_status import NodeStatus
 from smfp_control.parameters import ParameterError
 from smfp_control.path_prediction import PathPrediction
 from smfp_control.polling import create_polled_subscription
@@ -48,6 +51,7 @@ from smfp_core.strict import ConfigError
 from smfp_sim.urdf import robot_urdf
 
 _NICENESS = 10
+_MOST_HZ = 2000.0
 _RATE_HZ = 5.0
 _HORIZON_S = 3.0
 # A path of a state that is older would start where the arm no longer is.
@@ -71,7 +75,8 @@ class MarkersNode(RunnableNode):
     """The node; everything runs in the executor's thread.
 
     Raises:
-        ParameterError, ConfigError, PolicyFileError: a parameter, or what it names, is wrong.
+        ParameterError, ParameterException, ConfigError, PolicyFileError: a parameter, or what it
+            names, is wrong.
     """
 
     def __init__(self, stop: threading.Event) -> None:
@@ -80,6 +85,15 @@ class MarkersNode(RunnableNode):
         policy_path = self._text(
             "policy_path", "", "Name in config/policies, or an .onnx file; empty: no predicted path"
         )
+        rate_hz = self.declare_parameter(
+            "control_rate_hz",
+            0.0,
+            _described(
+                "Of the policy node, which the policy was trained for; 0: as the robot description "
+                "says [Hz]",
+                FloatingPointRange(from_value=0.0, to_value=_MOST_HZ),
+            ),
+        ).value
         states_topic = self._text(
             "joint_states_topic", "", "Joint states in; empty: as the robot description says"
         )
@@ -89,12 +103,14 @@ class MarkersNode(RunnableNode):
             _described("Off where the robot's driver publishes its own"),
         ).value
         self._robot = load_robot(robot_name)
+        if rate_hz:
+            self._robot = dataclasses.replace(self._robot, control_rate_hz=rate_hz)
         self._prediction: PathPrediction | None = None
         if policy_path:
             policy = load_policy(policy_path, self._robot)
             self._prediction = PathPrediction(self._robot, policy)
         self._reader = JointStateReader(self._robot.joint_names)
-        self._goal: FloatArray | None = None
+        self._status = NodeStatus()
         _, self._take_state = create_polled_subscription(
             self,
             JointState,
@@ -102,7 +118,7 @@ class MarkersNode(RunnableNode):
             qos_profile_sensor_data,
         )
         self.create_subscription(
-            DiagnosticStatus, "policy_node/status", self._on_status, STATUS_QOS
+            DiagnosticStatus, "policy_node/status", self._status.take, STATUS_QOS
         )
         self._markers = self.create_publisher(MarkerArray, "~/markers", 10)
         if publish_description:
@@ -116,25 +132,22 @@ class MarkersNode(RunnableNode):
     def close(self) -> None:
         """Nothing to bring to rest."""
 
-    def _on_status(self, message: DiagnosticStatus) -> None:
-        self._goal = goal_of({item.key: item.value for item in message.values})
-
     def _publish(self) -> None:
         while (message := self._take_state()) is not None:
             self._reader.accept(message, time.monotonic_ns())
-        stamp = self.get_clock().now().to_msg()
+        stamp, goal = self.get_clock().now().to_msg(), goal_of(self._status.values)
         markers = [
-            goal_marker(self._goal),
-            *axes_marker(self._goal),
-            path_marker(self._path()),
+            goal_marker(goal),
+            *axes_marker(goal),
+            path_marker(self._path(goal)),
             *(obstacle_marker(i, o) for i, o in enumerate(self._robot.surroundings.obstacles)),
         ]
         for marker in markers:
             marker.header.frame_id, marker.header.stamp = self._robot.base_frame, stamp
         self._markers.publish(MarkerArray(markers=markers))
 
-    def _path(self) -> FloatArray | None:
-        reader, goal = self._reader, self._goal
+    def _path(self, goal: FloatArray | None) -> FloatArray | None:
+        reader = self._reader
         age_s = (time.monotonic_ns() - reader.received_ns) * 1e-9
         if self._prediction is None or goal is None or not reader.accepted or age_s > _FRESH_S:
             return None
@@ -143,8 +156,8 @@ class MarkersNode(RunnableNode):
         )
 
 
-def _described(description: str) -> ParameterDescriptor:
-    return ParameterDescriptor(description=description, read_only=True)
+def _described(description: str, *bounds: FloatingPointRange) -> ParameterDescriptor:
+    return ParameterDescriptor(description=description, read_only=True, floating_point_range=bounds)
 
 
 def goal_marker(goal: FloatArray | None) -> Marker:
@@ -209,7 +222,7 @@ def main(args: list[str] | None = None) -> int:
     os.nice(_NICENESS)
     try:
         return run_node(MarkersNode, args)
-    except (ParameterError, ConfigError, PolicyFileError) as error:
+    except (ParameterError, ParameterException, ConfigError, PolicyFileError) as error:
         print(f"markers_node: {error}", file=sys.stderr)
         return 1
 

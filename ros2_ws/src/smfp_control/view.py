@@ -2,6 +2,7 @@
 """The live page: an arm, its goal and its state in a browser on this computer.
 
     ros2 run smfp_control view --robot ur5e
+    ros2 run smfp_control view --robot ur5e --ros-args -r __ns:=/left
 
 It reads topics, so it attaches to a real arm as to a simulated one. Attaching changes nothing: a
 goal is sent when somebody drags the handle and lets go, and only if the robot's YAML says that it
@@ -35,13 +36,15 @@ _FRAME_S = 0.04
 _NICENESS = 10
 
 
-def _arguments(args: list[str] | None) -> argparse.Namespace:
+def _arguments(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="ros2 run smfp_control view",
         description="Show an arm in a browser on this computer, and drag its goal.",
     )
     parser.add_argument("--robot", default="ur5e", help="name in config/robots, or a YAML file")
-    parser.add_argument("--namespace", default="", help="of the policy node")
+    parser.add_argument(
+        "--namespace", default="", help="of the policy node; ROS arguments may give it instead"
+    )
     parser.add_argument(
         "--port",
         type=int,
@@ -59,8 +62,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--locked", action="store_true", help="show the goal, but do not let it be dragged"
     )
-    words = sys.argv[1:] if args is None else args
-    parsed = parser.parse_args(remove_ros_args(["view", *words])[1:])
+    parsed = parser.parse_args(remove_ros_args(["view", *args])[1:])
     if not 1 <= parsed.port <= 65535:
         parser.error("--port: must lie in [1, 65535]")
     return parsed
@@ -113,11 +115,12 @@ def _run(options: argparse.Namespace, stop: threading.Event) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Show the page until interrupted."""
-    options = _arguments(args)
+    given = sys.argv[1:] if args is None else args
+    options = _arguments(given)
     stop = stop_on_signals()
     os.nice(_NICENESS)
     try:
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
         _run(options, stop)
     except ConfigError as error:
         print(f"view: {error}", file=sys.stderr)

@@ -144,17 +144,21 @@ class Panel:
             self._client.send_goal(self._held)
 
     def _offer(self) -> None:
-        """Grey out what would be refused. The stop is never greyed out."""
+        """Grey out what would be refused. The stop is never greyed out.
+
+        A node that is silent may pursue a goal: then Pause is offered, and Go on is not.
+        """
         seen = self._client.seen
-        fault = seen.status.get("fault", "none")
+        silent, fault = seen.silent_s > 0.0, seen.status.get("fault", "none")
         if seen.goal is not None and self._pursued is None:
             self._held = None
         self._pursued = seen.goal
+        given_up = self._held is not None and seen.goal is None and not silent
         offers = (
             (self._release, fault == FaultKind.ESTOP.value),
             (self._reset, fault != "none"),
-            (self._hold, seen.goal is not None),
-            (self._resume, self._held is not None and seen.goal is None and fault == "none"),
+            (self._hold, seen.goal is not None or silent),
+            (self._resume, given_up and fault == "none"),
         )
         for button, offered in offers:
             if button.disabled == offered:
@@ -163,7 +167,9 @@ class Panel:
     def _text(self, goal_text: str) -> str:
         client, status = self._client, self._client.seen.status
         lines = [f"**{client.robot.name}**" + (f": {self._note}" if self._note else "")]
-        if not status:
+        if client.seen.silent_s:
+            lines.append(f"**policy node: silent for {client.seen.silent_s:.0f} s**")
+        elif not status:
             lines.append("policy node: not seen yet")
         else:
             lines.append(f"state **{status.get('state')}**, {status.get('lifecycle')}")

@@ -23,10 +23,12 @@ from std_srvs.srv import SetBool, Trigger
 from smfp_control.commands import COMMAND_QOS, command_type
 from smfp_control.goals import goal_message, goal_of
 from smfp_control.joint_state import JointStateReader
+from smfp_control.page.node_status import NodeStatus
 from smfp_control.polling import create_polled_subscription
 from smfp_control.status import STATUS_QOS
 from smfp_core.robot import CommandInterface, RobotConfig
 from smfp_core.specs import FloatArray
+from smfp_core.strict import ConfigError
 
 # Only the newest state is drawn; what was missed in between costs the driver nothing.
 _STATE_QOS = QoSProfile(
@@ -40,7 +42,10 @@ class Seen:
     """What came over the topics so far.
 
     Attributes:
-        status: values of the last ``~/status``; empty before the first.
+        status: values of the last ``~/status``; empty before the first, and while the node is
+            silent.
+        silent_s: since the last status (s), if another one is overdue; else 0. Of a node that is
+            silent nothing is known: it may have died.
         diagnostics: values of the policy node's part of the last ``/diagnostics``.
         goal: [3] (m, base frame) that the node pursues, or [7] with a quaternion x, y, z, w;
             None without one.
@@ -51,6 +56,7 @@ class Seen:
     """
 
     status: dict[str, str] = field(default_factory=dict)
+    silent_s: float = 0.0
     diagnostics: dict[str, str] = field(default_factory=dict)
     goal: FloatArray | None = None
     orientation: FloatArray | None = None
@@ -66,13 +72,16 @@ class RobotClient:
 
     Args:
         robot: gives topics, frames and limits.
-        namespace: of the policy node.
+        namespace: of the policy node; empty: that of the ROS arguments, or the root.
         interface, joint_states_topic, command_topic: of the controller; empty: as the robot's
             description says.
 
     Attributes:
         seen: what came over the topics.
         reader: the last joint state.
+
+    Raises:
+        ConfigError: ``namespace`` is not that of the ROS arguments, which name one too.
     """
 
     def __init__(
@@ -89,6 +98,14 @@ class RobotClient:
         connection = robot.connection(interface, joint_states_topic, command_topic)
         self._interface = connection.command_interface
         self._node = Node("view", namespace=namespace)
+        # A remap overrules the constructor. Of two names neither may win: each has an arm.
+        remapped = self._node.get_namespace()
+        if namespace and remapped != f"/{namespace.removeprefix('/')}":
+            self._node.destroy_node()
+            raise ConfigError(
+                f"namespace: '{namespace}' was asked for, and the ROS arguments say '{remapped}': "
+                "give one of them"
+            )
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         _, self._take_state = create_polled_subscription(
@@ -100,8 +117,9 @@ class RobotClient:
             connection.command_topic,
             COMMAND_QOS,
         )
+        self._status = NodeStatus()
         self._node.create_subscription(
-            DiagnosticStatus, "policy_node/status", self._on_status, STATUS_QOS
+            DiagnosticStatus, "policy_node/status", self._status.take, STATUS_QOS
         )
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._policy_node = self._node.resolve_topic_name("policy_node")
@@ -126,6 +144,7 @@ class RobotClient:
             self.reader.accept(message, time.monotonic_ns())
         while (message := self._take_command()) is not None:
             self._on_command(message)
+        self._note_status()
 
     @property
     def state_age_s(self) -> float:
@@ -151,6 +170,8 @@ class RobotClient:
             turned = seen.tool_orientation if of_tool else seen.orientation
             goal = goal if turned is None else np.concatenate([goal, turned])
         refusal = self.robot.goal_refusal(goal)
+        if refusal is None and seen.silent_s:
+            refusal = f"the policy node has said nothing for {seen.silent_s:.0f} s"
         if refusal is not None and of_tool:
             refusal += "; a goal dragged here keeps the tool's own until one comes over ~/goal"
         if refusal is None and not self._goals.get_subscription_count():
@@ -179,9 +200,11 @@ class RobotClient:
         text = response.message or ("done" if response.success else "refused")
         self.seen.answer = f"{name}: {text}"
 
-    def _on_status(self, message: DiagnosticStatus) -> None:
+    def _note_status(self) -> None:
         seen = self.seen
-        seen.status = {item.key: item.value for item in message.values}
+        seen.status, seen.silent_s = self._status.values, self._status.silent_s
+        if seen.silent_s:
+            seen.diagnostics = {}
         seen.goal = goal_of(seen.status)
         if seen.goal is not None and len(seen.goal) > 3:
             seen.orientation = seen.goal[3:]
