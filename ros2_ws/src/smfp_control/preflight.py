@@ -26,7 +26,6 @@ import rclpy
 from rcl_interfaces.srv import GetParameters
 from rclpy.duration import Infinite
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import (
     HistoryPolicy,
@@ -58,7 +57,7 @@ from smfp_control.preflight_checks import (
 )
 from smfp_control.preflight_commands import check_commands
 from smfp_control.preflight_node import NODE_PARAMETERS, check_node
-from smfp_control.process import interruptible
+from smfp_control.process import interruptible, node_beside_arm
 from smfp_core.atomic import write_atomically
 from smfp_core.policy_file import PolicyFileError
 from smfp_core.robot import CommandInterface, Connection, RobotConfig, load_robot
@@ -85,12 +84,15 @@ class Observer:
 
     Args:
         robot: gives the topics of all its controllers.
-        namespace: of the policy node.
+        namespace: of the policy node; empty: that of the ROS arguments, or the root.
         checked: names the topics, and the interface of the controller that is to take the commands.
+
+    Raises:
+        ConfigError: ``namespace`` is not that of the ROS arguments, which name one too.
     """
 
     def __init__(self, robot: RobotConfig, namespace: str, checked: Mapping[str, Any]) -> None:
-        self._node = Node("preflight", namespace=namespace)
+        self._node = node_beside_arm("preflight", namespace)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         resolve = self._node.resolve_topic_name

@@ -20,6 +20,8 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from smfp_core.strict import ConfigError
+
 # Python hands the interpreter lock over after 5 ms unless told otherwise: more than two periods.
 _SWITCH_INTERVAL_S = 5e-5
 _SPIN_S = 0.1
@@ -41,6 +43,24 @@ class RunnableNode(Node, ABC):
     @abstractmethod
     def close(self) -> None:
         """Bring the robot to rest and release everything; called once, with a valid context."""
+
+
+def node_beside_arm(name: str, namespace: str) -> Node:
+    """A node in the namespace of one arm's nodes; empty: that of the ROS arguments, or the root.
+
+    Raises:
+        ConfigError: the ROS arguments name another one.
+    """
+    node = Node(name, namespace=namespace)
+    # A remap overrules the constructor. Of two names neither may win: each has an arm.
+    remapped = node.get_namespace()
+    if namespace and remapped != f"/{namespace.removeprefix('/')}":
+        node.destroy_node()
+        raise ConfigError(
+            f"namespace: '{namespace}' was asked for, and the ROS arguments say '{remapped}': "
+            "give one of them"
+        )
+    return node
 
 
 def freeze_garbage() -> None:

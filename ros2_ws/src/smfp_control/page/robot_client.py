@@ -14,7 +14,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
@@ -25,10 +24,10 @@ from smfp_control.goals import goal_message, goal_of
 from smfp_control.joint_state import JointStateReader
 from smfp_control.page.node_status import NodeStatus
 from smfp_control.polling import create_polled_subscription
+from smfp_control.process import node_beside_arm
 from smfp_control.status import STATUS_QOS
 from smfp_core.robot import CommandInterface, RobotConfig
 from smfp_core.specs import FloatArray
-from smfp_core.strict import ConfigError
 
 # Only the newest state is drawn; what was missed in between costs the driver nothing.
 _STATE_QOS = QoSProfile(
@@ -97,15 +96,7 @@ class RobotClient:
         self.reader = JointStateReader(robot.joint_names)
         connection = robot.connection(interface, joint_states_topic, command_topic)
         self._interface = connection.command_interface
-        self._node = Node("view", namespace=namespace)
-        # A remap overrules the constructor. Of two names neither may win: each has an arm.
-        remapped = self._node.get_namespace()
-        if namespace and remapped != f"/{namespace.removeprefix('/')}":
-            self._node.destroy_node()
-            raise ConfigError(
-                f"namespace: '{namespace}' was asked for, and the ROS arguments say '{remapped}': "
-                "give one of them"
-            )
+        self._node = node_beside_arm("view", namespace)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         _, self._take_state = create_polled_subscription(
