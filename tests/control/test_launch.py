@@ -97,8 +97,12 @@ def test_sim_launch_without_autostart_waits_to_be_asked(bench: Bench, policy_pat
 
 
 def test_markers_come_where_they_are_asked_for(bench: Bench, policy_path: Path) -> None:
-    with launched(bench, "sim.launch.py", f"policy:={policy_path}", "markers:=true"):
+    arguments = (f"policy:={policy_path}", "markers:=true", "rate:=500.0")
+    with launched(bench, "sim.launch.py", *arguments):
         bench.until(lambda: bench.node.count_publishers("markers_node/markers"), "the markers")
+        request = GetParameters.Request(names=["control_rate_hz"])
+        (rate,) = bench.call(GetParameters, "markers_node/get_parameters", request).values
+        assert rate.double_value == 500.0
         bench.until(lambda: bench.node.count_publishers("robot_description"), "the description")
 
 
