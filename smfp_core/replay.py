@@ -64,7 +64,7 @@ class ReplayBuffer:
         needed, free = capacity * (width * np.dtype(dtype).itemsize + 4), _free_memory()
         if needed > _MEMORY_SHARE * free:
             raise ConfigError(
-                f"replay_capacity: {capacity} transitions of {width} numbers need "
+                f"replay_capacity: {capacity} transitions of {width + 1} numbers need "
                 f"{needed / 1e9:.1f} GB, of {free / 1e9:.1f} GB that are free; lower it"
                 + ("" if dtype is np.float16 else ", or set replay_dtype: float16")
             )
