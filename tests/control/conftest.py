@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +98,11 @@ def local_ros() -> None:
 def bench(robot: RobotConfig, local_ros: None) -> Iterator[Bench]:
     with open_bench(robot) as bench:
         yield bench
+
+
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """Children hear SIGHUP even where these tests run under nohup, which is handed down."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -163,7 +163,7 @@ def test_the_whole_life_cycle_can_be_repeated(bench: Bench, policy_path: Path) -
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ramps_the_arm_down_and_ends_the_process_with_status_0(
-    bench: Bench, policy_path: Path, near_goal: np.ndarray, number: int
+    bench: Bench, policy_path: Path, near_goal: np.ndarray, hangups: None, number: int
 ) -> None:
     sim = bench.start("sim_node")
     node = bench.start_policy_node(policy_path, autostart=True)

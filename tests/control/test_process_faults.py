@@ -104,7 +104,7 @@ def test_a_control_thread_that_is_starved_stops_the_arm(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_the_arm_rests_when_the_node_is_ended_in_motion(
-    bench: Bench, robot: RobotConfig, policy_path: Path, tmp_path: Path, number: int
+    bench: Bench, hangups: None, robot: RobotConfig, policy_path: Path, tmp_path: Path, number: int
 ) -> None:
     rig = make_rig(bench, tmp_path, policy_path)
     rig.move()
