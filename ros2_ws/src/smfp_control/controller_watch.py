@@ -11,17 +11,15 @@ from collections.abc import Callable, Iterable
 _SURE_AFTER_S = 0.5
 # Asking for names takes a third of a millisecond, and they may lag behind the number.
 _NAMES_S = 1.0
-
-
 # Nodes that look on: this package's page; by how their names begin, recorders, plots, bridges.
-_PAGE = "view"
+PAGE_NODE = "view"
 _ONLOOKERS = ("_ros2cli", "rosbag2", "rqt", "plotjuggler", "foxglove_bridge")
 
 
 def is_onlooker(node: str) -> bool:
     """Whether a subscriber of the commands, by its name, is known to move nothing by them."""
     name = node.split("/")[-1]
-    return name == _PAGE or name.startswith(_ONLOOKERS)
+    return name == PAGE_NODE or name.startswith(_ONLOOKERS)
 
 
 class Hearing(enum.Enum):
@@ -59,18 +57,13 @@ class ControllerWatch:
         onlookers = sum(map(is_onlooker, self._names))
         # Names may lack some of the subscribers, or have some that get no commands: in doubt it is
         # a controller.
-        if max(subscribers - onlookers, min(len(self._names) - onlookers, subscribers)) <= 0:
+        if max(subscribers, len(self._names)) <= onlookers:
             self._since_s = None
             return Hearing.NOBODY
         self._had = True
         if self._since_s is None:
             self._since_s = now_s
         return Hearing.SURELY if now_s - self._since_s >= _SURE_AFTER_S else Hearing.PERHAPS
-
-    @property
-    def alone(self) -> bool:
-        """Whether nobody takes commands now."""
-        return self._since_s is None
 
     @property
     def lost(self) -> bool:

@@ -30,7 +30,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from smfp_control.assembly import Assembly, assemble, make_runner
 from smfp_control.control_loop import ControlLoop, LoopState
-from smfp_control.controller_watch import ControllerWatch
+from smfp_control.controller_watch import ControllerWatch, Hearing
 from smfp_control.faults import Fault, FaultKind, FaultLatch
 from smfp_control.goals import pose_of
 from smfp_control.lockstep import EagerThread
@@ -434,7 +434,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         text = f"nobody takes commands on {topic}: is the controller active?"
         lost = self._controller.lost
         loop.external = Fault(FaultKind.NO_CONTROLLER, text) if lost else None
-        if self._controller.alone:
+        if hearing is Hearing.NOBODY:
             self.get_logger().warning(text, throttle_duration_sec=5.0)
 
     def _policy_text(self) -> str:

@@ -44,7 +44,6 @@ from sensor_msgs.msg import JointState
 
 from smfp_control.assembly import load_policy
 from smfp_control.commands import COMMAND_QOS, command_type
-from smfp_control.controller_watch import is_onlooker
 from smfp_control.parameters import ParameterError, PolicyNodeParameters
 from smfp_control.polling import create_polled_subscription
 from smfp_control.preflight_checks import (
@@ -55,7 +54,7 @@ from smfp_control.preflight_checks import (
     check_policy,
     check_states,
 )
-from smfp_control.preflight_commands import check_commands
+from smfp_control.preflight_commands import check_commands, takers_of
 from smfp_control.preflight_node import NODE_PARAMETERS, check_node
 from smfp_control.process import interruptible, node_beside_arm
 from smfp_core.atomic import write_atomically
@@ -125,12 +124,11 @@ class Observer:
         # What waited in queues while endpoints were matched says nothing about rates and gaps.
         self._states.clear()
         self._watch(duration_s)
-        subscribers = self._node.get_subscriptions_info_by_topic(self._command_topic)
-        takers = [
-            end
-            for end in subscribers
-            if end.topic_type == self._type_name() and not is_onlooker(end.node_name)
+        subscribers = [
+            _endpoint(end, _stated(COMMAND_QOS), end.qos_profile)
+            for end in self._node.get_subscriptions_info_by_topic(self._command_topic)
         ]
+        takers = takers_of(subscribers, self._type_name())
         return Observed(
             joint_states_topic=self._states_topic,
             command_topic=self._command_topic,
@@ -140,11 +138,9 @@ class Observer:
                 _endpoint(end, end.qos_profile, _stated(_STATE_QOS))
                 for end in self._node.get_publishers_info_by_topic(self._states_topic)
             ],
-            command_subscribers=[
-                _endpoint(end, _stated(COMMAND_QOS), end.qos_profile) for end in subscribers
-            ],
+            command_subscribers=subscribers,
             foreign_publishers=self._foreign_publishers(),
-            controller=self._controller(_full_name(takers[0])) if len(takers) == 1 else None,
+            controller=self._controller(takers[0].node) if len(takers) == 1 else None,
             policy_node=self._policy_node(),
         )
 

@@ -13,15 +13,16 @@ from smfp_core.robot import CommandInterface, RobotConfig
 _FORWARD = {"forward_position": "position", "forward_velocity": "velocity"}
 
 
+def takers_of(subscribers: Sequence[Endpoint], command_type: str) -> list[Endpoint]:
+    """Of the subscribers of a command topic those that may move an arm by what the node sends."""
+    return [end for end in subscribers if end.type == command_type and not is_onlooker(end.node)]
+
+
 def check_commands(
     robot: RobotConfig, observed: Observed, interface: CommandInterface
 ) -> list[Row]:
     """Who takes the commands, in what order and with what QoS, and who else sends some."""
-    takers = [
-        end
-        for end in observed.command_subscribers
-        if end.type == observed.command_type and not is_onlooker(end.node)
-    ]
+    takers = takers_of(observed.command_subscribers, observed.command_type)
     rows = [_subscriber(observed, takers)]
     if takers:
         rows.append(check_qos("command QoS", takers))

@@ -20,6 +20,7 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import SetBool, Trigger
 
 from smfp_control.commands import COMMAND_QOS, command_type
+from smfp_control.controller_watch import PAGE_NODE
 from smfp_control.goals import goal_message, goal_of
 from smfp_control.joint_state import JointStateReader
 from smfp_control.page.node_status import NodeStatus
@@ -96,7 +97,7 @@ class RobotClient:
         self.reader = JointStateReader(robot.joint_names)
         connection = robot.connection(interface, joint_states_topic, command_topic)
         self._interface = connection.command_interface
-        self._node = node_beside_arm("view", namespace)
+        self._node = node_beside_arm(PAGE_NODE, namespace)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         _, self._take_state = create_polled_subscription(
