@@ -30,8 +30,8 @@ from smfp_core.strict import ConfigError, to_mapping
 PAPER = ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid", "HumanoidStandup", "Swimmer")
 MUJOCO_IDS = tuple(f"{name}-{version}" for version in ("v4", "v5") for name in PAPER)
 OUR_IDS = tuple(
-    f"smfp_sim.tasks:smfp/{name}-v0"
-    for name in ("Reach", "ReachPose", "ReachAround", "Push", "PointAround")
+    f"smfp_sim.tasks:smfp/{name}"
+    for name in ("Reach-v0", "ReachPose-v0", "ReachAround-v0", "Push-v0", "PointAround-v1")
 )
 
 

@@ -13,7 +13,7 @@ _TASKS = {
     "smfp/ReachAround-v0": ("smfp_sim.tasks.reach_around:ReachAroundEnv", REACH_STEPS),
     "smfp/ReachPose-v0": ("smfp_sim.tasks.reach_pose:ReachPoseEnv", REACH_STEPS),
     PUSH_ID: ("smfp_sim.tasks.push:PushEnv", PUSH_STEPS),
-    "smfp/PointAround-v0": ("smfp_sim.tasks.around:PointAroundEnv", 40),
+    "smfp/PointAround-v1": ("smfp_sim.tasks.around:PointAroundEnv", 12),
 }
 
 

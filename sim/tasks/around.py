@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """PointAround: a point goes round a disc to a goal behind it; both ways are equally good.
 
-The smallest control task with several good actions: the plane's mirror image in the x axis is the
-same task, so a policy that holds both ways takes each in half of the episodes, and one that blends
-them drives into the disc. Start near (-1, 0), goal near (1, 0), a disc of radius 0.35 m at the
-origin. Action: velocity as a fraction of 1 m/s, held for 100 ms by a velocity servo. Horizon 4 s,
-ended by truncation; touching the disc terminates. Success: within 0.1 m of the goal for the last
-0.3 s. Reward of a step, with d the distance to the goal in metres: ``5 (d0 - d)``, 0.5 within
-0.1 m, and -2 for touching the disc.
+The smallest control task with several good actions. The plane's mirror image in the x axis is the
+same task: in front of the disc a policy that holds both ways takes each in half of the episodes,
+and one that blends them drives into the disc. A disc of radius 0.35 m lies at the origin, the goal
+near (1, 0). The start is some 1 m from the disc's centre, up to 1 rad to either side of (-1, 0):
+each way is the better one from some of the starts, so that what it pays stays known, whichever of
+them a policy prefers in front of the disc.
+
+Action: velocity as a fraction of 1 m/s, held for 400 ms by a velocity servo. So long that one
+action decides: at a tenth of it the way is a matter of many small steps, each of which the next
+one can undo, and the actions of a state have one optimum almost everywhere. Horizon 4.8 s, ended by
+truncation; touching the disc terminates. Success: within 0.1 m of the goal at the end. Reward of a
+step, with d the distance to the goal in metres: ``5 (d0 - d)``, 0.5 within 0.1 m, and -2 for
+touching the disc.
 """
 
 from __future__ import annotations
@@ -21,9 +27,10 @@ from numpy.typing import NDArray
 
 DISC_RADIUS_M, POINT_RADIUS_M = 0.35, 0.05
 GOAL_DISTANCE_M = 0.1
-SUCCESS_STEPS = 3
-SPREAD_M = 0.1
-_SUBSTEPS = 10
+START_M, SPREAD_M, SPREAD_RAD = 1.0, 0.1, 1.0
+# From such a start the ways differ by less than 4 cm in length.
+EQUAL_WAYS_RAD = 0.05
+_SUBSTEPS = 40
 
 _MJCF = f"""
 <mujoco model="point_around">
@@ -48,8 +55,8 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """The task as a gymnasium environment.
 
     Observation [6]: position (m), velocity (m/s), goal (m). ``info`` holds ``way``: ``left``
-    or ``right``, as the disc was passed at y > 0 or y < 0, empty before that; ``distance_m``;
-    ``is_success``.
+    or ``right``, as the disc was passed at y > 0 or y < 0, empty before that; ``equal_ways``,
+    whether the episode began where both are equally good; ``distance_m``; ``is_success``.
     """
 
     # gymnasium.Env declares it so, as an attribute of instances.
@@ -59,8 +66,8 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._model = mujoco.MjModel.from_xml_string(_MJCF)
         self._data = mujoco.MjData(self._model)
         self._goal = np.zeros(2)
-        self._way = ""
-        self._steps_at_goal = 0
+        self._way, self._equal_ways = "", True
+        self._at_goal = False
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (6,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -70,17 +77,19 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Start an episode."""
         super().reset(seed=seed)
         mujoco.mj_resetData(self._model, self._data)
-        offsets = self.np_random.uniform(-SPREAD_M, SPREAD_M, 2)
-        self._data.qpos[:] = -1.0, offsets[0]
-        self._goal = np.array([1.0, offsets[1]])
-        self._way, self._steps_at_goal = "", 0
+        start_m, goal_m = START_M + self.np_random.uniform(-SPREAD_M, SPREAD_M, 2)
+        angle = self.np_random.uniform(-SPREAD_RAD, SPREAD_RAD)
+        self._data.qpos[:] = -start_m * np.cos(angle), start_m * np.sin(angle)
+        self._goal = np.array([goal_m, 0.0])
+        self._equal_ways = bool(abs(angle) < EQUAL_WAYS_RAD)
+        self._way, self._at_goal = "", False
         mujoco.mj_forward(self._model, self._data)
         return self._observe(), self._info()
 
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Apply ``action`` [2] in [-1, 1] for 100 ms."""
+        """Apply ``action`` [2] in [-1, 1] for 400 ms."""
         before, x_before = self._distance(), self._data.qpos[0]
         self._data.ctrl[:] = np.clip(action, -1.0, 1.0)
         touched = False
@@ -92,7 +101,7 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             self._way = "left" if y > 0.0 else "right"
         distance = self._distance()
         near = distance < GOAL_DISTANCE_M and not touched
-        self._steps_at_goal = self._steps_at_goal + 1 if near else 0
+        self._at_goal = near
         reward = 5.0 * (before - distance) + 0.5 * near - 2.0 * touched
         return self._observe(), float(reward), touched, False, self._info()
 
@@ -106,6 +115,7 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def _info(self) -> dict[str, Any]:
         return {
             "way": self._way,
+            "equal_ways": self._equal_ways,
             "distance_m": self._distance(),
-            "is_success": self._steps_at_goal >= SUCCESS_STEPS,
+            "is_success": self._at_goal,
         }

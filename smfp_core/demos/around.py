@@ -3,8 +3,10 @@
 
 Trains agents on a task with an obstacle and several ways round it, and counts over sampled episodes
 which way was taken and how often the goal was reached. Each start is repeated: a policy that holds
-several ways takes more than one of them from the same start to the same goal. The command trains
-into a folder and goes on where it was interrupted.
+several ways takes more than one of them from the same start to the same goal. Where the task's info
+says of an episode whether all ways were equally good from its start (``equal_ways``), ways are
+counted over those that it is true of. The command trains into a folder and goes on where it was
+interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -45,8 +48,10 @@ class Ways:
         steps: of its training.
         episodes: starts, times the episodes from each.
         success: share of the episodes that reached the goal.
-        ways: of the successful episodes, the share that took each way.
-        mixed: of the starts with two successful episodes or more, the share from which more than
+        equal_starts: how many of the starts ways are counted from.
+        equal_success: share of the episodes from there that reached the goal. None without one.
+        ways: of the successful episodes from there, the share that took each way.
+        mixed: of those starts with two successful episodes or more, the share from which more than
             one way was taken. None without such a start.
         return_mean: mean return.
     """
@@ -56,6 +61,8 @@ class Ways:
     steps: int
     episodes: int
     success: float
+    equal_starts: int
+    equal_success: float | None
     ways: dict[str, float]
     mixed: float | None
     return_mean: float
@@ -73,9 +80,9 @@ class Arguments:
     """Training seeds."""
     steps: int | None = None
     """Environment steps of each run, if not those of the configuration; a shorter run goes on."""
-    starts: int = 50
+    starts: int = 400
     """Starts from which sampled episodes are counted."""
-    repeats: int = 4
+    repeats: int = 8
     """Sampled episodes from each start."""
     runs: Path = Path("runs/around")
     """Folder of the runs, one for each configuration; finished runs are not trained again."""
@@ -134,34 +141,40 @@ def count(folder: Path, name: str, seed: int, starts: int, repeats: int) -> Ways
     played = play(envs, sampled, [start for start in beginnings for _ in range(repeats)])
     for env in envs:
         env.close()
-    ways: list[list[str]] = [[] for _ in beginnings]  # of each start's successful episodes
-    for episode in played:
-        if episode.info["is_success"]:
-            ways[episode.index // repeats].append(episode.info["way"] or "straight")
-    returns = [episode.total for episode in played]
-    taken = [way for group in ways for way in group]
-    repeated = [len(set(group)) > 1 for group in ways if len(group) > 1]
-    return Ways(
-        name,
-        seed,
-        agent.config.steps,
-        starts * repeats,
-        success=len(taken) / len(returns),
-        ways={way: taken.count(way) / len(taken) for way in sorted(set(taken))},
-        mixed=float(np.mean(repeated)) if repeated else None,
-        return_mean=float(np.mean(returns)),
-    )
+    return Ways(name, seed, agent.config.steps, starts * repeats, **tally(played, repeats))
+
+
+def tally(episodes: Sequence[Episode], repeats: int) -> dict[str, Any]:
+    """What ``Ways`` counts of ended episodes, of which ``repeats`` in turn have one start."""
+    ways: dict[int, list[str]] = {}  # of the successful episodes, by the start where all are equal
+    for episode in episodes:
+        if episode.info.get("equal_ways", True):
+            group = ways.setdefault(episode.index // repeats, [])
+            if episode.info["is_success"]:
+                group.append(episode.info["way"] or "straight")
+    taken = [way for group in ways.values() for way in group]
+    repeated = [len(set(group)) > 1 for group in ways.values() if len(group) > 1]
+    return {
+        "success": float(np.mean([episode.info["is_success"] for episode in episodes])),
+        "equal_starts": len(ways),
+        "equal_success": len(taken) / (len(ways) * repeats) if ways else None,
+        "ways": {way: taken.count(way) / len(taken) for way in sorted(set(taken))},
+        "mixed": float(np.mean(repeated)) if repeated else None,
+        "return_mean": float(np.mean([episode.total for episode in episodes])),
+    }
 
 
 def cells(rows: list[Ways]) -> list[list[str]]:
     """The table of ``rows``, its header first."""
     names = sorted({way for row in rows for way in row.ways})
-    table = [["agent", "seed", "steps", "success", *names, "more than one from a start", "return"]]
+    header = ["agent", "seed", "steps", "return", "success", "there", *names]
+    table = [[*header, "more than one from a start"]]
     for row in rows:
         shares = [f"{row.ways.get(name, 0.0):.0%}" for name in names]
         mixed = "-" if row.mixed is None else f"{row.mixed:.0%}"
-        counts = [row.agent, str(row.seed), str(row.steps), f"{row.success:.1%}"]
-        table.append([*counts, *shares, mixed, f"{row.return_mean:.2f}"])
+        there = "-" if row.equal_success is None else f"{row.equal_success:.1%}"
+        counts = [row.agent, str(row.seed), str(row.steps), f"{row.return_mean:.2f}"]
+        table.append([*counts, f"{row.success:.1%}", there, *shares, mixed])
     return table
 
 
@@ -172,8 +185,9 @@ def markdown(rows: list[Ways], env_id: str, arguments: Arguments, origin: Proven
         f"# Which way round: {env_id}",
         "",
         f"`{origin.command}` at revision `{origin.git_revision[:12]}`. Each agent samples "
-        f"{arguments.repeats} episodes from each of {arguments.starts} starts. Ways: shares of the "
-        "successful episodes.",
+        f"{arguments.repeats} episodes from each of {arguments.starts} starts. There: from the "
+        f"{rows[0].equal_starts} starts where all ways are equally good, of whose successful episodes "
+        "the rest tells.",
         "",
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
