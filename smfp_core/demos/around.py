@@ -186,8 +186,8 @@ def markdown(rows: list[Ways], env_id: str, arguments: Arguments, origin: Proven
         "",
         f"`{origin.command}` at revision `{origin.git_revision[:12]}`. Each agent samples "
         f"{arguments.repeats} episodes from each of {arguments.starts} starts. There: from the "
-        f"{rows[0].equal_starts} starts where all ways are equally good, of whose successful episodes "
-        "the rest tells.",
+        f"{rows[0].equal_starts} of them where all ways are equally good; what follows in a row is "
+        "of the successful episodes from there.",
         "",
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
