@@ -31,6 +31,7 @@ from smfp_core.collector import EVALUATION, episode_seed, evaluation_envs
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.episodes import Episode, play
 from smfp_core.evaluate import load_agent
+from smfp_core.process import set_up_training_process
 from smfp_core.provenance import Provenance, here
 from smfp_core.specs import Float32
 from smfp_core.strict import ConfigError, from_mapping, to_mapping
@@ -199,6 +200,7 @@ def markdown(rows: list[Ways], env_id: str, arguments: Arguments, origin: Proven
 def main() -> None:
     """Entry point of ``python -m smfp_core.demos.around``."""
     arguments = tyro.cli(Arguments, prog="python -m smfp_core.demos.around")
+    set_up_training_process()
     rows = []
     for seed in arguments.seeds:
         for agent in arguments.agents:
