@@ -226,6 +226,9 @@ def _load(path: Path, episodes: int) -> tuple[TrainConfig, list[gymnasium.Env], 
         return config, [env], modes
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run or policy file")
+    from smfp_core.process import set_up_training_process  # torch, as load_agent
+
+    set_up_training_process()
     agent = load_agent(path)
     modes = agent_policies(agent, deterministic_noise(path, agent.n_act))
     return agent.config, evaluation_envs(agent.config, episodes), modes
