@@ -100,9 +100,8 @@ class PointAroundEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         if not self._way and x_before < 0.0 <= x:
             self._way = "left" if y > 0.0 else "right"
         distance = self._distance()
-        near = distance < GOAL_DISTANCE_M and not touched
-        self._at_goal = near
-        reward = 5.0 * (before - distance) + 0.5 * near - 2.0 * touched
+        self._at_goal = distance < GOAL_DISTANCE_M and not touched
+        reward = 5.0 * (before - distance) + 0.5 * self._at_goal - 2.0 * touched
         return self._observe(), float(reward), touched, False, self._info()
 
     def _observe(self) -> NDArray[np.float32]:
