@@ -70,7 +70,7 @@ def write_policy(path: Path, robot_path: Path) -> None:
         schema=SCHEMA,
         observation=ObservationSpec((ObservationField("joint_velocity", n, "rad/s"),)),
         action=robot.action_spec(),
-        robot=RobotBinding(robot.name, robot.mjcf_sha256),
+        robot=RobotBinding(robot.name, robot.mjcf_sha256, robot.tool_site),
         control=ControlAssumptions(0.0, "none"),
         deterministic_noise=zeros,
         training=TrainingRecord("marker", 0, 0, "unknown", {}),

@@ -30,6 +30,7 @@ class PolicyContract:
     action: ActionSpec
     robot_name: str
     mjcf_sha256: str
+    tool_site: str
     control: ControlAssumptions | None = None
 
 
@@ -39,8 +40,10 @@ def contract_of(env: gymnasium.Env) -> PolicyContract | None:
     if not hasattr(task, "policy_contract"):
         return None
     control = task.control_assumptions() if hasattr(task, "control_assumptions") else None
-    observation, action, robot_name, mjcf_sha256 = task.policy_contract()
-    return PolicyContract(observation, action, robot_name, mjcf_sha256, control)
+    observation, action, robot = task.policy_contract()
+    return PolicyContract(
+        observation, action, robot.name, robot.mjcf_sha256, robot.tool_site, control
+    )
 
 
 def require_same_task(policy: PolicyFile, env: gymnasium.Env) -> None:
@@ -57,6 +60,8 @@ def require_same_task(policy: PolicyFile, env: gymnasium.Env) -> None:
     pairs: list[tuple[str, Any, Any]] = [
         ("robot.name", stated.robot.name, contract.robot_name),
         ("robot.mjcf_sha256", stated.robot.mjcf_sha256, contract.mjcf_sha256),
+        # A file made before the site was recorded does not say it.
+        ("robot.tool_site", stated.robot.tool_site or contract.tool_site, contract.tool_site),
         ("observation", _told(stated.observation), _told(contract.observation)),
     ]
     for field in dataclasses.fields(ActionSpec):
@@ -96,7 +101,9 @@ def keep_contract(folder: Path, env: gymnasium.Env) -> None:
     if not path.exists():
         write_atomically(path, text)
         return
-    before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+    now = json.loads(text)
+    # Runs that were begun before the site was recorded do not say it.
+    before = {"tool_site": now["tool_site"]} | json.loads(path.read_text(encoding="utf-8"))
     changed = [key for key in now if now[key] != before.get(key)]
     if changed:
         raise ConfigError(

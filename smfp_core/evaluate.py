@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
 import gymnasium
 import imageio.v3 as imageio
@@ -216,14 +216,27 @@ class Arguments:
     """Episodes in the film."""
 
 
-def _load(path: Path, episodes: int) -> tuple[TrainConfig, list[gymnasium.Env], dict[Mode, Policy]]:
+class _Judged(NamedTuple):
+    """What is evaluated: in which task, how it acts, and which file or checkpoint it is."""
+
+    config: TrainConfig
+    envs: list[gymnasium.Env]
+    modes: dict[Mode, Policy]
+    identity: dict[str, Any]
+
+
+def _load(path: Path, episodes: int) -> _Judged:
     if path.suffix == ".onnx":
         file = PolicyFile.load(path)
         config = from_mapping(TrainConfig, file.metadata.training.config)
         env = evaluation_env(config)
         require_same_task(file, env)
         modes = policies(OneByOne(file), file.deterministic_noise)
-        return config, [env], modes
+        identity = {
+            "policy_sha256": file.sha256,
+            "env_steps": file.metadata.training.env_steps,
+        }
+        return _Judged(config, [env], modes, identity)
     if not path.is_dir():
         raise ConfigError(f"{path}: no such run or policy file")
     from smfp_core.process import set_up_training_process  # torch, as load_agent
@@ -231,7 +244,9 @@ def _load(path: Path, episodes: int) -> tuple[TrainConfig, list[gymnasium.Env], 
     set_up_training_process()
     agent = load_agent(path)
     modes = agent_policies(agent, deterministic_noise(path, agent.n_act))
-    return agent.config, evaluation_envs(agent.config, episodes), modes
+    steps = max(checkpoint.steps(path / "checkpoints"))
+    envs = evaluation_envs(agent.config, episodes)
+    return _Judged(agent.config, envs, modes, {"policy_sha256": None, "env_steps": steps})
 
 
 def main() -> None:
@@ -239,7 +254,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m smfp_core.evaluate")
     try:
         _check(arguments)
-        config, envs, modes = _load(arguments.policy, arguments.episodes)
+        config, envs, modes, identity = _load(arguments.policy, arguments.episodes)
     except ValueError as error:
         sys.exit(f"error: {error}")
     started = time.monotonic()
@@ -261,6 +276,7 @@ def main() -> None:
     if arguments.json:
         record = {
             "measured_by": to_mapping(here("smfp_core.evaluate")),
+            **identity,
             "env_id": config.env_id,
             "seed": arguments.seed,
             "wall_s": round(wall_s, 1),

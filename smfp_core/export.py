@@ -154,7 +154,7 @@ def policy_metadata(
         schema=SCHEMA,
         observation=contract.observation,
         action=contract.action,
-        robot=RobotBinding(contract.robot_name, contract.mjcf_sha256),
+        robot=RobotBinding(contract.robot_name, contract.mjcf_sha256, contract.tool_site),
         control=contract.control or ControlAssumptions(0.0, "none"),
         deterministic_noise=tuple(float(x) for x in noise),
         training=TrainingRecord(

@@ -51,6 +51,9 @@ class RobotBinding:
 
     name: str
     mjcf_sha256: str
+    tool_site: str = ""
+    """Site of the model that goals and errors are of; empty in files that were made before it was
+    recorded, of which it cannot be checked."""
 
 
 @dataclass(frozen=True)
@@ -305,6 +308,13 @@ def _check_robot(path: Path, metadata: PolicyMetadata, robot: RobotConfig) -> No
             path,
             "robot.mjcf_sha256",
             f"trained on another version of the model of '{robot.name}'; train and export anew",
+        )
+    if metadata.robot.tool_site not in ("", robot.tool_site):
+        raise PolicyFileError(
+            path,
+            "robot.tool_site",
+            f"trained to move '{metadata.robot.tool_site}', the robot's tool_site is "
+            f"'{robot.tool_site}'",
         )
     for item in metadata.observation.fields:
         if item.frame not in ("", robot.base_frame):

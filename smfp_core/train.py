@@ -70,6 +70,8 @@ def parse_arguments(arguments: list[str]) -> tuple[list[tuple[TrainConfig, Path]
             raise ConfigError(f"--{option}: has no meaning with --resume, which goes on with a run")
     if known.resume and dataclasses.replace(config, steps=default.steps) != default:
         raise ConfigError("--resume: only --steps may be changed; start a new run for the rest")
+    if known.seeds and any(item.split("=")[0] == "--seed" for item in rest):
+        raise ConfigError("--seed: has no meaning with --seeds, which names the seed of each run")
     if known.seeds:
         folder = known.resume or known.run_dir or Path("runs") / known.config.stem
         runs = [(dataclasses.replace(config, seed=n), folder / f"seed_{n}") for n in known.seeds]

@@ -199,14 +199,9 @@ class ArmTask(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Options with which ``reset`` repeats the beginning of this episode."""
         return dict(self._start)
 
-    def policy_contract(self) -> tuple[ObservationSpec, ActionSpec, str, str]:
-        """What a policy file states of this task: both specs, robot name, SHA-256 of the MJCF."""
-        return (
-            self._observation_spec,
-            self._action_spec,
-            self.robot.name,
-            self.robot.mjcf_sha256,
-        )
+    def policy_contract(self) -> tuple[ObservationSpec, ActionSpec, RobotConfig]:
+        """What a policy file states of this task: both specs, and of which robot."""
+        return self._observation_spec, self._action_spec, self.robot
 
     def control_assumptions(self) -> ControlAssumptions | None:
         """What a policy file states of the arm's plant; None if the arm is the ideal one."""

@@ -87,7 +87,7 @@ def write_policy(
         schema=SCHEMA,
         observation=observation or observation_of(robot),
         action=action or robot.action_spec(),
-        robot=RobotBinding(robot_name or robot.name, robot.mjcf_sha256),
+        robot=RobotBinding(robot_name or robot.name, robot.mjcf_sha256, robot.tool_site),
         control=control or ControlAssumptions(0.0, "none"),
         deterministic_noise=(0.0,) * n_act,
         training=TrainingRecord("crafted", 0, 0, "unknown", {}),

@@ -57,6 +57,7 @@ def test_actions_stay_in_the_box_and_nan_is_not_hidden(policy_path: Path):
 def test_loading_for_the_robot_it_was_trained_for(policy_path: Path):
     policy = PolicyFile.load(policy_path, load_robot("ur5e"))
     assert policy.robot_name == "ur5e"
+    assert policy.metadata.robot.tool_site == "tool0"
     assert policy.action.ticks_per_action == 10
     assert policy.sha256 == digest(policy_path.read_bytes())
 
@@ -83,7 +84,11 @@ def test_a_file_says_what_was_randomised_and_older_ones_need_not(
 
     older = PolicyFile.load(rewritten(policy_path, tmp_path / "older.onnx", forget))
     assert older.metadata.control == ControlAssumptions(0.0, "none")
-    shipped = PolicyFile.load(share_path("config/policies/ur5e_reach.onnx"))
+    # The site was recorded later, too.
+    ur5e = load_robot("ur5e")
+    shipped = PolicyFile.load(share_path("config/policies/ur5e_reach.onnx"), ur5e)
+    assert shipped.metadata.robot.tool_site == ""
+    require_same_task(shipped, make_env(small_config.env_id, {}))
     assert shipped.metadata.control.state_delay_s is None
 
 
@@ -192,6 +197,7 @@ def test_golden_vectors_that_this_computer_does_not_reproduce_are_refused(
     [
         ("robot.name", "panda", "robot.name"),
         ("robot.mjcf_sha256", "0" * 64, "robot.mjcf_sha256"),
+        ("robot.tool_site", "gripper", "robot.tool_site"),
         ("action.control_period_s", 0.001, "action.control_period_s"),
         ("action.policy_period_s", 0.04, "action.policy_period_s"),
         ("action.scale_rad_s", [1.0] * 5 + [1.5], "action.scale_rad_s"),
@@ -213,6 +219,7 @@ def test_policy_of_another_robot_is_refused(
     [
         ("robot.name", "panda", "robot.name"),
         ("robot.mjcf_sha256", "0" * 64, "robot.mjcf_sha256"),
+        ("robot.tool_site", "gripper", "robot.tool_site"),
         ("action.scale_rad_s", [1.0] * 5 + [1.5], "action.scale_rad_s"),
         ("observation.fields.0.unit", "deg", "observation"),
     ],

@@ -78,3 +78,6 @@ def test_seeds_resume_at_the_step_that_all_of_them_have(tmp_path: Path):
         assert all(tensor.equal(again[name]) for name, tensor in expected.items())
     refused = command("--resume", run, "--seeds", "3,3")
     assert refused.returncode != 0 and "named twice" in refused.stderr
+    for option in (("--seed", "5"), ("--seed=5",)):
+        refused = command("--config", path, "--run-dir", tmp_path / "x", "--seeds", "3,4", *option)
+        assert refused.returncode == 1 and "no meaning with --seeds" in refused.stderr

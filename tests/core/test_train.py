@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from smfp_core import checkpoint, export
 from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.export import export_run, policy_graph
-from smfp_core.policy_file import PolicyFileError
+from smfp_core.policy_file import PolicyFile, PolicyFileError
 
 CONFIG = {
     "env_id": "smfp_sim.tasks:smfp/Reach-v0",
@@ -157,7 +157,7 @@ def test_evaluate_and_export_take_a_run(finished: Path, tmp_path: Path):
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    records = []
+    whole = []
     arguments = ("--episodes", "2", "--json", tmp_path / "e.json")
     for policy in (finished, tmp_path / "p.onnx"):
         result = subprocess.run(
@@ -166,7 +166,11 @@ def test_evaluate_and_export_take_a_run(finished: Path, tmp_path: Path):
             text=True,
         )
         assert result.returncode == 0, result.stderr
-        records.append(json.loads((tmp_path / "e.json").read_text())["results"])
+        whole.append(json.loads((tmp_path / "e.json").read_text()))
+    sha256 = PolicyFile.load(tmp_path / "p.onnx").sha256
+    assert [w["policy_sha256"] for w in whole] == [None, sha256]
+    assert whole[0]["env_steps"] == whole[1]["env_steps"] == 900
+    records = [w["results"] for w in whole]
     assert [r["mode"] for r in records[0]] == ["deterministic", "sampled", "best_of_k"]
     for run_mode, file_mode in zip(records[0][:2], records[1], strict=True):
         assert run_mode["mode"] == file_mode["mode"]
@@ -233,6 +237,23 @@ def test_run_of_another_robot_model_is_neither_resumed_nor_exported(finished: Pa
         assert result.returncode == 1
         assert "mjcf_sha256 changed since this run was trained" in result.stderr
     assert not (tmp_path / "p.onnx").exists()
+
+
+def test_run_that_does_not_say_its_tool_is_exported_and_one_of_another_tool_is_not(
+    finished: Path, tmp_path: Path
+):
+    run_folder = tmp_path / "run"
+    shutil.copytree(finished, run_folder)
+    path = run_folder / "contract.json"
+    contract = json.loads(path.read_text())
+    assert contract.pop("tool_site") == "tool0"
+    path.write_text(json.dumps(contract))
+    export = [sys.executable, "-m", "smfp_core.export", run_folder, "-o", tmp_path / "p.onnx"]
+    assert subprocess.run(export, capture_output=True, text=True).returncode == 0
+    path.write_text(json.dumps(contract | {"tool_site": "gripper"}))
+    result = run("--resume", run_folder)
+    assert result.returncode == 1
+    assert "tool_site changed since this run was trained" in result.stderr
 
 
 def test_a_run_does_not_go_back_and_a_refusal_changes_nothing(finished: Path, tmp_path: Path):
