@@ -69,10 +69,26 @@ class Rig:
 
     def expect(self, kind: str, reason: str, within_s: float) -> None:
         """The fault is latched, said on both topics, and the command comes to rest."""
+        self._expect((kind,), reason, within_s)
+        self.assert_rests(goes_on=kind not in _WITHOUT_STATES)
+
+    def expect_driver_gone(self) -> None:
+        """The driver has ended: its joint states are missed, or before them its controller."""
+        self._expect(("stale_state", "no_controller"), "does the driver run", TIMEOUT_S)
+        self.bench.until(lambda: not self._sends(), "silence")
+        self.assert_rests(goes_on=False)
+
+    def _sends(self) -> bool:
+        before = len(self.bench.commands)
+        self.bench.spin(0.1)
+        return len(self.bench.commands) > before
+
+    def _expect(self, kinds: tuple[str, ...], reason: str, within_s: float) -> None:
         bench, begin = self.bench, time.monotonic()
-        bench.until(lambda: bench.status["fault"] != "none", f"fault {kind}")
+        bench.until(lambda: bench.status["fault"] != "none", f"fault {' or '.join(kinds)}")
         took = time.monotonic() - begin
-        assert bench.status["fault"] == kind, bench.status
+        kind = bench.status["fault"]
+        assert kind in kinds, bench.status
         assert re.search(reason, bench.status["fault_reason"]), bench.status
         assert bench.status["message"].startswith(f"{kind}: ")
         assert took < within_s + ALLOWANCE_S
@@ -80,7 +96,6 @@ class Rig:
         bench.until(lambda: bench.diagnostics.get("fault") == kind, f"{kind} on /diagnostics")
         assert re.search(reason, bench.diagnostics["fault_reason"])
         assert int(bench.diagnostics["faults"]) >= 1
-        self.assert_rests(goes_on=kind not in _WITHOUT_STATES)
 
     def assert_rests(self, goes_on: bool = True) -> None:
         """Commands come to rest at one position that is not zero.

@@ -13,7 +13,7 @@ import pytest
 from lockstep import LockStep
 
 from smfp_control.control_loop import LoopState
-from smfp_control.controller_watch import ControllerWatch, Hearing
+from smfp_control.controller_watch import ControllerWatch, Hearing, controller_of
 from smfp_control.faults import Fault, FaultKind
 from smfp_control.noise import NoiseSource
 from smfp_control.policy_runner import PolicyRunner
@@ -508,6 +508,27 @@ def test_who_only_looks_on_takes_no_commands() -> None:
     # Known by name and without commands: less of them than one is none.
     nodes[:] = ["/view", "/rqt_plot", "/arm"]
     assert watch.update(2, 12.1, names) is Hearing.PERHAPS
+
+
+def test_the_controller_that_the_topic_is_named_after_is_missed_whoever_else_listens() -> None:
+    controller = controller_of("/left/forward_position_controller/commands")
+    watch, nodes = ControllerWatch(controller), ["/left/logger"]
+    names = lambda: iter(nodes)  # noqa: E731
+    # Until it was there once, any node may be the one that moves the arm.
+    assert watch.update(1, 10.0, names) is Hearing.PERHAPS
+    assert watch.update(1, 10.6, names) is Hearing.SURELY
+    nodes.append("/right/forward_position_controller")
+    nodes.append("/left/forward_position_controller")
+    assert watch.update(3, 10.7, names) is Hearing.SURELY
+    nodes.pop()
+    assert watch.update(2, 10.8, names) is Hearing.NOBODY
+    assert watch.lost
+    nodes.append("/left/forward_position_controller")
+    assert watch.update(3, 10.9, names) is Hearing.PERHAPS
+    assert not watch.lost
+    nodes.pop()
+    watch.begin()
+    assert watch.update(2, 11.0, names) is Hearing.PERHAPS
 
 
 def test_estop_stops_at_once_and_needs_release_and_reset(

@@ -59,6 +59,7 @@ NO_FAULTS: dict[str, Any] = {
     "jump_rad": 0.0,
     "extra_joint": "",
     "shuffle": False,
+    "unloaded": False,
 }
 
 
@@ -205,11 +206,21 @@ def test_counts_are_reset_and_status_comes_ten_times_a_second(rig: Rig) -> None:
     assert 10 <= len(bench.statuses) <= 40
 
 
+def test_a_controller_that_disappears_is_missed_though_others_listen(rig: Rig) -> None:
+    # The bench takes the commands as well, under a name that says nothing.
+    bench = rig.bench
+    set_faults(bench, unloaded=True)
+    rig.expect("no_controller", "is the controller active", 0.0)
+    assert not bench.reset().success
+    set_faults(bench, unloaded=False)
+    rig.recover()
+
+
 def test_the_arm_kept_to_its_limits_in_all_these_faults(shared: Rig, robot: RobotConfig) -> None:
     motion = shared.driver.motion()
     assert motion.taken > 50
     assert_within_limits(robot, motion)
-    shared.expect("stale_state", "does the driver run", TIMEOUT_S)
+    shared.expect_driver_gone()
 
 
 def test_states_300_ms_late_stop_the_arm(

@@ -73,7 +73,7 @@ def test_a_driver_that_restarts_is_taken_up_after_a_reset(
     for moved_rad in (0.0, 0.4, -0.8):
         rig.move()
         assert_within_limits(robot, rig.driver.motion())  # ends it
-        rig.expect("stale_state", "does the driver run", TIMEOUT_S)
+        rig.expect_driver_gone()
         assert not bench.reset().success
         pose = np.array(bench.commands[-1][1])
         pose[-1] += moved_rad
@@ -81,7 +81,9 @@ def test_a_driver_that_restarts_is_taken_up_after_a_reset(
         bench.states.clear()
         rig.driver = start_driver(bench, tmp_path, f"--pose={','.join(map(str, pose))}")
         bench.until(lambda: len(bench.states) > 200, "joint states")
-        assert not bench.commands, "commands for a controller that came anew"
+        # None at all, or, where the controller was missed as well, what does not move the arm.
+        for _, command in bench.commands:
+            np.testing.assert_allclose(command, pose, atol=2e-3)
         rig.recover()
         np.testing.assert_allclose(bench.commands[0][1], pose, atol=2e-3)
     assert_within_limits(robot, rig.driver.motion())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 # Discovery has two directions: a publisher may know of a subscriber that does not yet know of it,
 # and takes nothing. On a busy computer the two lie some hundred milliseconds apart.
@@ -16,10 +17,27 @@ PAGE_NODE = "view"
 _ONLOOKERS = ("_ros2cli", "rosbag2", "rqt", "plotjuggler", "foxglove_bridge")
 
 
+class Endpoint(Protocol):
+    """rclpy's TopicEndpointInfo, as far as it is read here."""
+
+    node_name: str
+    node_namespace: str
+
+
+def full_name(end: Endpoint) -> str:
+    """Full name of the node that a publisher or subscriber belongs to."""
+    return f"{end.node_namespace.rstrip('/')}/{end.node_name}"
+
+
 def is_onlooker(node: str) -> bool:
     """Whether a subscriber of the commands, by its name, is known to move nothing by them."""
     name = node.split("/")[-1]
     return name == PAGE_NODE or name.startswith(_ONLOOKERS)
+
+
+def controller_of(topic: str) -> str:
+    """The node that a command topic is named after: controllers take ``~/commands`` and alike."""
+    return topic.rpartition("/")[0]
 
 
 class Hearing(enum.Enum):
@@ -34,9 +52,15 @@ class Hearing(enum.Enum):
 
 
 class ControllerWatch:
-    """Judges by the number of subscribers, asked for every now and then, less those who look on."""
+    """Judges by the number of subscribers, asked for every now and then, less those who look on.
 
-    def __init__(self) -> None:
+    Whoever else listens may be a controller too, but not in the place of ``controller``, the node
+    that the topic is named after: once that one was there it must stay.
+    """
+
+    def __init__(self, controller: str = "") -> None:
+        self._controller = controller
+        self._met = False
         self._since_s: float | None = None
         self._had = False
         self._subscribers = 0
@@ -45,19 +69,21 @@ class ControllerWatch:
 
     def begin(self) -> None:
         """Commands begin: nobody can be lost of those that were there before."""
-        self._had = False
+        self._had = self._met = False
 
     def update(
         self, subscribers: int, now_s: float, names: Callable[[], Iterable[str]] = tuple
     ) -> Hearing:
-        """``subscribers`` at ``now_s`` (s, steady clock); ``names`` tells their nodes' names."""
+        """``subscribers`` at ``now_s`` (s, steady clock); ``names`` tells their nodes, in full."""
         if subscribers != self._subscribers or now_s >= self._names_until_s:
             self._subscribers, self._names_until_s = subscribers, now_s + _NAMES_S
             self._names = list(names()) if subscribers else []
         onlookers = sum(map(is_onlooker, self._names))
+        there = self._controller in self._names
+        self._met = self._met or there
         # Names may lack some of the subscribers, or have some that get no commands: in doubt it is
         # a controller.
-        if max(subscribers, len(self._names)) <= onlookers:
+        if max(subscribers, len(self._names)) <= onlookers or (self._met and not there):
             self._since_s = None
             return Hearing.NOBODY
         self._had = True

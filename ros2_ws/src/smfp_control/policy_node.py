@@ -30,7 +30,12 @@ from std_srvs.srv import SetBool, Trigger
 
 from smfp_control.assembly import Assembly, assemble, make_runner
 from smfp_control.control_loop import ControlLoop, LoopState
-from smfp_control.controller_watch import ControllerWatch, Hearing
+from smfp_control.controller_watch import (
+    ControllerWatch,
+    Hearing,
+    controller_of,
+    full_name,
+)
 from smfp_control.faults import Fault, FaultKind, FaultLatch
 from smfp_control.goals import pose_of
 from smfp_control.lockstep import EagerThread
@@ -162,6 +167,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         made = assemble(
             self, parameters, self._latch, lambda: self._thread.misses if self._thread else 0
         )
+        self._controller = ControllerWatch(controller_of(made.commands.topic_name))
         diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._goals = self.create_subscription(PoseStamped, "~/goal", self._on_goal, 10)
         services = (
@@ -424,14 +430,16 @@ class PolicyNode(LifecycleNode, RunnableNode):
         hearing = self._controller.update(
             publisher.get_subscription_count(),
             time.monotonic(),
-            lambda: (end.node_name for end in self.get_subscriptions_info_by_topic(topic)),
+            lambda: map(full_name, self.get_subscriptions_info_by_topic(topic)),
         )
         if self._configured.lockstep is None:
             # In lock-step the simulation waits for each command.
             loop.hearing = hearing
         if self._thread is None:
             return
-        text = f"nobody takes commands on {topic}: is the controller active?"
+        text = (
+            f"nobody takes commands on {topic}: does the driver run, and is the controller active?"
+        )
         lost = self._controller.lost
         loop.external = Fault(FaultKind.NO_CONTROLLER, text) if lost else None
         if hearing is Hearing.NOBODY:

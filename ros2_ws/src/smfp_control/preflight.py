@@ -44,6 +44,7 @@ from sensor_msgs.msg import JointState
 
 from smfp_control.assembly import load_policy
 from smfp_control.commands import COMMAND_QOS, command_type
+from smfp_control.controller_watch import full_name
 from smfp_control.parameters import ParameterError, PolicyNodeParameters
 from smfp_control.polling import create_polled_subscription
 from smfp_control.preflight_checks import (
@@ -164,7 +165,7 @@ class Observer:
         own = f"{self._node.get_namespace().rstrip('/')}/{_POLICY_NODE}"
         found = []
         for topic in sorted(self._all_command_topics):
-            names = [_full_name(end) for end in self._node.get_publishers_info_by_topic(topic)]
+            names = [full_name(end) for end in self._node.get_publishers_info_by_topic(topic)]
             # A policy node that is configured already is no stranger; a second one is.
             if topic == self._command_topic and own in names:
                 names.remove(own)
@@ -201,15 +202,11 @@ class Observer:
         return dict(zip(parameters, map(parameter_value_to_python, values), strict=True))
 
 
-def _full_name(end: TopicEndpointInfo) -> str:
-    return f"{end.node_namespace.rstrip('/')}/{end.node_name}"
-
-
 def _endpoint(end: TopicEndpointInfo, publisher: QoSProfile, subscriber: QoSProfile) -> Endpoint:
     compatibility, reason = qos_check_compatible(publisher, subscriber)
     wrong = compatibility == QoSCompatibility.ERROR
     text = reason.replace("ERROR: ", "").strip("; ") if wrong else ""
-    return Endpoint(_full_name(end), end.topic_type, text)
+    return Endpoint(full_name(end), end.topic_type, text)
 
 
 def _stated(qos: QoSProfile) -> QoSProfile:
