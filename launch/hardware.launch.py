@@ -43,7 +43,9 @@ def generate_launch_description() -> LaunchDescription:
                 description="Commands out; empty: as the robot description says",
             ),
             # Lock-step waits for states as a simulation's clock does: no time-out, no deadline.
-            policy_node("command_interface", "joint_states_topic", "command_topic", lockstep=False),
+            *policy_node(
+                "command_interface", "joint_states_topic", "command_topic", lockstep=False
+            ),
             # Drivers publish the description of the arm that they drive.
             markers_node(False, "joint_states_topic"),
         ]

@@ -15,18 +15,10 @@ Then send a goal (base frame, metres):
 `ros2 launch smfp_control sim.launch.py --show-args` lists all arguments.
 """
 
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
-from smfp_control.launching import (
-    common_arguments,
-    described,
-    end_launch,
-    markers_node,
-    policy_node,
-    typed,
-)
+from smfp_control.launching import common_arguments, markers_node, node_with_file, policy_node
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -34,15 +26,10 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *common_arguments("sim.yaml", autostart=True),
-            Node(
-                **described("sim_node"),
-                parameters=[
-                    LaunchConfiguration("config"),
-                    {"robot": typed("robot", str), "publish_rate_hz": typed("rate", float)},
-                ],
-                on_exit=end_launch,
+            *node_with_file(
+                Node, "sim_node", {"robot": ("robot", str), "publish_rate_hz": ("rate", float)}
             ),
-            policy_node(),
+            *policy_node(),
             markers_node(publish_description=True),
         ]
     )

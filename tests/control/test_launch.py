@@ -129,6 +129,25 @@ def test_hardware_launch_never_waits_for_states_as_a_simulation_does(
         assert value.bool_value is False
 
 
+@pytest.mark.parametrize("file", ["sim.launch.py", "hardware.launch.py"])
+def test_a_file_that_contradicts_the_arguments_is_refused_and_one_that_repeats_them_is_not(
+    bench: Bench,
+    policy_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("/**:\n  ros__parameters:\n    robot: fr3\n")
+    with launched(bench, file, f"config:={config}") as process:
+        bench.until(lambda: process.poll() is not None, "the launch to end")
+    said = capsys.readouterr().out
+    assert process.returncode == 1 and "robot is 'fr3'" in said and "give robot:=fr3" in said
+    config.write_text("/**:\n  ros__parameters:\n    robot: ur5e\n")
+    with launched(bench, file, f"config:={config}", f"policy:={policy_path}"):
+        assert bench.lifecycle() in ("unconfigured", "inactive", "active")
+
+
 @pytest.mark.parametrize(
     ("file", "argument", "text"),
     [

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from launch.actions import DeclareLaunchArgument, Shutdown
+from launch.action import Action
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.conditions import IfCondition
 from launch.events.process import ProcessExited
 from launch.launch_context import LaunchContext
@@ -13,6 +15,8 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from smfp_control.parameter_file import refuse_contradictions
 
 PACKAGE = "smfp_control"
 
@@ -44,7 +48,7 @@ def common_arguments(config: str, autostart: bool) -> list[DeclareLaunchArgument
             default_value=PathJoinSubstitution(
                 [FindPackageShare(PACKAGE), "config", "control", config]
             ),
-            description="Parameters of what is started; arguments go before what it says",
+            description="Parameters of what is started; must not contradict the arguments",
         ),
         DeclareLaunchArgument(
             "rate",
@@ -79,28 +83,54 @@ def described(executable: str) -> dict[str, Any]:
     }
 
 
-def policy_node(*text_arguments: str, **fixed: bool) -> LifecycleNode:
+def node_with_file(
+    kind: type[Node], executable: str, arguments: Mapping[str, tuple[str, type]], **fixed: bool
+) -> list[Action]:
+    """A node with the file of parameters; its end ends the launch.
+
+    Args:
+        kind: of node.
+        executable: its name.
+        arguments: by parameter, the launch argument that gives it, and its type. They go before
+            the file, also where they are left out: a file that says otherwise ends the launch.
+        fixed: parameters that neither arguments nor the file can change.
+    """
+    values = {name: typed(*argument) for name, argument in arguments.items()}
+
+    def check(context: LaunchContext) -> None:
+        file, namespace = (LaunchConfiguration(x).perform(context) for x in ("config", "namespace"))
+        given = {
+            name: (argument, values[name].evaluate(context))
+            for name, (argument, _) in arguments.items()
+        }
+        node = "/".join(["", *filter(None, namespace.split("/")), executable])
+        refuse_contradictions(file, node, given)
+
+    return [
+        OpaqueFunction(function=check),
+        kind(
+            **described(executable),
+            parameters=[LaunchConfiguration("config"), {**values, **fixed}],
+            on_exit=end_launch,
+        ),
+    ]
+
+
+def policy_node(*text_arguments: str, **fixed: bool) -> list[Action]:
     """The policy node.
 
     Args:
         text_arguments: further arguments of the same names as its parameters, all text.
         fixed: parameters that neither arguments nor the file of parameters can change.
     """
-    return LifecycleNode(
-        **described("policy_node"),
-        parameters=[
-            LaunchConfiguration("config"),
-            {
-                "robot": typed("robot", str),
-                "policy_path": typed("policy", str),
-                "control_rate_hz": typed("rate", float),
-                "autostart": typed("autostart", bool),
-                **{name: typed(name, str) for name in text_arguments},
-                **fixed,
-            },
-        ],
-        on_exit=end_launch,
-    )
+    arguments = {
+        "robot": ("robot", str),
+        "policy_path": ("policy", str),
+        "control_rate_hz": ("rate", float),
+        "autostart": ("autostart", bool),
+        **{name: (name, str) for name in text_arguments},
+    }
+    return node_with_file(LifecycleNode, "policy_node", arguments, **fixed)
 
 
 def markers_node(publish_description: bool, *text_arguments: str) -> Node:
