@@ -39,6 +39,7 @@ def test_what_lies_beside_it_is_of_this_file(path: Path) -> None:
     assert beside["sha256"] == PolicyFile.load(path).sha256
     measured = json.loads((ROOT / f"results/{path.stem}_evaluation.json").read_text())
     assert path.name in measured["measured_by"]["command"]
+    assert measured["policy_sha256"] == beside["sha256"]
 
 
 def test_it_reaches_its_goals(path: Path) -> None:
