@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from smfp_core.comparison.plan import Run
-from smfp_core.comparison.runs import Outcome, Report, RunProcess, Stop
+from smfp_core.comparison.runs import AlreadyFinishedError, Outcome, Report, RunProcess, Stop
 from smfp_core.strict import ConfigError
 
 _POLL_S = 0.5
@@ -83,6 +83,8 @@ def _run_to_its_end(run: Run) -> Outcome:
             elif (outcome := process.outcome(stopping)) is not None:
                 return outcome
             time.sleep(_POLL_S)
+        except AlreadyFinishedError:
+            return Outcome(run, "skipped")
         except KeyboardInterrupt:
             if process is None:
                 return Outcome(run, "stopped")

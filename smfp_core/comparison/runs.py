@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,7 +40,7 @@ class Outcome:
 
     run: Run
     state: Literal["finished", "skipped", "taken", "failed", "stopped"]
-    """``skipped``: finished by an earlier call. ``taken``: from the results of another comparison.
+    """``skipped``: finished by another call. ``taken``: from the results of another comparison.
     ``stopped``: can go on."""
     wall_s: float = 0.0
     """Of this call."""
@@ -75,13 +76,19 @@ class Stop:
         self.requests += 1
 
 
+class AlreadyFinishedError(Exception):
+    """A run has come to its end, by an earlier call or by one beside this."""
+
+
 class RunProcess:
     """A run's process; its output goes to ``output.log`` in the run's folder.
 
-    The process alone holds the lock on the folder, so that two comparisons never write into one
-    run, and the lock is gone when the process is, however it ended.
+    The folder is locked until the process has ended and, if it finished, that is on record; should
+    this process be killed, until the run's has ended. So two comparisons never write into one run,
+    nor does one begin anew what the other has just finished.
 
     Raises:
+        AlreadyFinishedError: there is nothing left to do.
         BlockingIOError: another process is at this run.
         ConfigError: another process has made it a run of another configuration.
     """
@@ -91,8 +98,11 @@ class RunProcess:
         run.folder.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
         self._log = run.folder / "output.log"
-        with (run.folder / "lock").open("w") as lock:
+        with ExitStack() as stack:
+            lock = stack.enter_context((run.folder / "lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if run.finished:
+                raise AlreadyFinishedError(run.name)
             run.prepare()
             with self._log.open("wb") as log:
                 # A session of its own: Ctrl-C in a terminal would reach it twice.
@@ -106,6 +116,7 @@ class RunProcess:
                     pass_fds=(lock.fileno(),),
                     preexec_fn=_end_with_parent,
                 )
+            self._locked = stack.pop_all()
 
     def stop(self, at_once: bool) -> None:
         """Ask it to write a checkpoint and end, or end it."""
@@ -119,8 +130,10 @@ class RunProcess:
         if status is None:
             return None
         wall_s = round(time.monotonic() - self._started, 1)
+        with self._locked:
+            if status == 0:
+                self.run.mark_finished()
         if status == 0:
-            self.run.mark_finished()
             return Outcome(self.run, "finished", wall_s)
         if stopping:
             return Outcome(self.run, "stopped", wall_s)
@@ -151,11 +164,10 @@ def run_here(runs: Sequence[Run], workers: int, stop: Stop, report: Report) -> N
             if len(active) >= workers:
                 break
             run = waiting.popleft()
-            if run.finished:
-                report(Outcome(run, "skipped"))
-                continue
             try:
                 active.append(RunProcess(run))
+            except AlreadyFinishedError:
+                report(Outcome(run, "skipped"))
             except BlockingIOError:
                 waiting.append(run)
                 if run.name not in taken:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 import signal
@@ -25,7 +26,7 @@ from smfp_core.compare import Arguments, compare, part_of, taken_from
 from smfp_core.comparison import report, results, statistics
 from smfp_core.comparison.plan import CompareConfig, PeerConfig, Run, plan
 from smfp_core.comparison.results import Row
-from smfp_core.comparison.runs import Outcome, Stop, run_here
+from smfp_core.comparison.runs import Outcome, RunProcess, Stop, run_here
 from smfp_core.episodes import Episode
 from smfp_core.strict import ConfigError, load_dataclass
 
@@ -604,6 +605,31 @@ def test_unknown_parameter_of_a_peer_is_named():
     parameters = {"learningrate": 1.0}
     with pytest.raises(ConfigError, match=r"parameters: .*learningrate"):
         make_model(PeerConfig("sb3_sac", "Pendulum-v1", 0, 1, 1, 1, parameters=parameters), env)
+
+
+def test_run_that_another_call_finishes_is_not_begun_anew(tmp_path: Path):
+    settings = dataclasses.asdict(PeerConfig("random", "Pendulum-v1", 0, 1, 1, 1))
+    run = Run("A", "random", 0, tmp_path / "run", "smfp_core.comparison.peers", settings)
+    other = RunProcess(run)
+    while "step 0" not in (run.folder / "output.log").read_text():
+        time.sleep(0.01)
+    other._process.wait()
+    # It has ended, and its call has not put that on record yet.
+    with pytest.raises(BlockingIOError):
+        RunProcess(run)
+    outcome = other.outcome(stopping=False)
+    assert outcome is not None and outcome.state == "finished"
+    before = (run.folder / "evaluations.csv").stat().st_mtime_ns
+    outcomes: list[Outcome] = []
+    run_here([run], 1, Stop(), outcomes.append)
+    assert [o.state for o in outcomes] == ["skipped"]
+    assert (run.folder / "evaluations.csv").stat().st_mtime_ns == before
+    # The lock is free again, for a call of more steps.
+    longer = RunProcess(dataclasses.replace(run, settings=settings | {"steps": 2}))
+    longer.stop(at_once=True)
+    longer._process.wait()
+    outcome = longer.outcome(stopping=True)
+    assert outcome is not None and outcome.state == "stopped"
 
 
 def test_run_that_cannot_start_is_reported_and_does_not_end_the_rest(tmp_path: Path):
