@@ -59,7 +59,7 @@ class ControllerWatch:
     """
 
     def __init__(self, controller: str = "") -> None:
-        self._controller = controller
+        self.controller = controller
         self._met = False
         self._since_s: float | None = None
         self._had = False
@@ -79,7 +79,7 @@ class ControllerWatch:
             self._subscribers, self._names_until_s = subscribers, now_s + _NAMES_S
             self._names = list(names()) if subscribers else []
         onlookers = sum(map(is_onlooker, self._names))
-        there = self._controller in self._names
+        there = self.controller in self._names
         self._met = self._met or there
         # Names may lack some of the subscribers, or have some that get no commands: in doubt it is
         # a controller.

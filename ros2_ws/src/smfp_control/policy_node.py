@@ -167,7 +167,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
         made = assemble(
             self, parameters, self._latch, lambda: self._thread.misses if self._thread else 0
         )
-        self._controller = ControllerWatch(controller_of(made.commands.topic_name))
+        self._controller.controller = controller_of(made.commands.topic_name)
         diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._goals = self.create_subscription(PoseStamped, "~/goal", self._on_goal, 10)
         services = (
