@@ -3,10 +3,10 @@
 
     python benchmarks/training.py --json results/training.json
 
-Every contender is a process of its own with one thread; rounds are interleaved, one contender at a
-time, so that a slow moment of the machine meets all. Writes the JSON, and a Markdown table beside
-it. ``--quick`` takes fewer contenders and rounds and ends within five minutes. Peers that are not
-installed (extra ``peers``) are left out, and said to be.
+Every contender is a process of its own with one thread and one CPU; rounds are interleaved, one
+contender at a time, so that a slow moment of the machine meets all. Writes the JSON, and a Markdown
+table beside it. ``--quick`` takes fewer contenders and rounds and ends within five minutes. Peers
+that are not installed (extra ``peers``) are left out, and said to be.
 """
 
 from __future__ import annotations
@@ -91,8 +91,10 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "XLA_FLAGS": _ONE_XLA_THREAD},
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
+        # XLA's own threads heed no setting: sbx took 1.6 to 1.9 CPUs before it was held to one.
+        os.sched_setaffinity(self._process.pid, {max(os.sched_getaffinity(0))})
         self.start_s = self._answer()
         self.env_steps_per_s: list[float] = []
         self.updates_per_s: list[float] = []
@@ -121,9 +123,6 @@ class Worker:
         if not line:
             raise RuntimeError(f"{self.contender.worker} ended with {self._process.wait()}")
         return json.loads(line)
-
-
-_ONE_XLA_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
 def spread(values: list[float]) -> float:

@@ -138,11 +138,9 @@ class Peer:
         self._model.learn(count, reset_num_timesteps=False)
 
     def updates(self, count: int) -> None:
-        """Sample a batch and update."""
-        try:
-            self._model.train(gradient_steps=count, batch_size=256)
-        except TypeError:  # sbx
-            self._model.train(batch_size=256, gradient_steps=count)
+        """Sample a batch and update, one by one: sbx compiles anew for each number of them."""
+        for _ in range(count):
+            self._model.train(gradient_steps=1, batch_size=256)
 
     def report(self) -> dict[str, Any]:
         """Nothing beside what every process reports."""

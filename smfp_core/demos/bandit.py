@@ -185,7 +185,6 @@ def train(
     network, actor = networks[0], torch.stack([n.vector for n in networks])
     state: Vectors = {"actor": actor, "previous": actor.clone(), "q_scale": torch.zeros(len(seeds))}
     state |= adam_slots("actor", actor)
-    state["actor.steps"] = torch.zeros(len(seeds))
     observation = torch.zeros(rows, 1)
 
     def learn(state: Vectors, target: Targets, noise: ActorNoise) -> Vectors:
