@@ -73,7 +73,7 @@ FULL = [
     ours("smfp", 8),
     ours("smfp", 4, policy_delay=1),
     ours("flow", 4, slow=True),
-    # Without hardware for it a product takes twenty times as long.
+    # Without hardware for it an update takes more than ten times as long.
     ours("sac", precision="bfloat16", slow=True),
     ours("smfp", 4, precision="bfloat16", slow=True),
 ]

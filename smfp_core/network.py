@@ -113,8 +113,8 @@ def adam(
     """The entries that one step of Adam (arXiv 1412.6980) on ``state[name]`` changes.
 
     Its moving averages start at 0, and 1 - beta^t is the weight of what they have seen: the same
-    average of the number 1. It is kept and not computed from t, because a power of t in the fused
-    kernel is computed for every few parameters anew, a tenth of an update's time.
+    average of the number 1. It is kept and not computed from t, because the fused kernel would
+    compute a power of t anew for every eight parameters, at a twentieth of an update's time.
     """
     mean = torch.lerp(state[f"{name}.mean"], gradient, 1 - momentum)
     square = torch.lerp(state[f"{name}.square"], gradient.square(), 1e-3)
