@@ -28,6 +28,7 @@ from smfp_core.provenance import here
 from smfp_core.strict import to_mapping
 
 _HERE = Path(__file__).resolve().parent
+_ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=_ONE_THREAD,
         )
         # XLA's own threads heed no setting: sbx took 1.6 to 1.9 CPUs before it was held to one.
         os.sched_setaffinity(self._process.pid, {max(os.sched_getaffinity(0))})
@@ -133,8 +134,7 @@ def spread(values: list[float]) -> float:
 def matrix_gflops(task: str) -> float:
     """The machine's rate of float32 products on one thread."""
     command = [sys.executable, str(_HERE / "training_worker.py"), task, "matrix", "{}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=_ONE_THREAD)
     return float(done.stdout)
 
 
