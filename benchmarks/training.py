@@ -45,8 +45,8 @@ class Contender:
     @property
     def worker(self) -> str:
         """Name that the worker knows it by."""
-        prefix = {"stable_baselines3": "sb3", "sbx": "sbx"}.get(self.library)
-        return f"{prefix}_{self.agent}" if prefix else "ours"
+        prefix = {"stable_baselines3": "sb3_", "sbx": "sbx_", "torch": ""}.get(self.library)
+        return "ours" if prefix is None else prefix + self.agent
 
 
 def ours(agent: str, k: int | None = None, slow: bool = False, **fields: Any) -> Contender:
@@ -58,6 +58,8 @@ def ours(agent: str, k: int | None = None, slow: bool = False, **fields: Any) ->
     return Contender("smfp_core", name, k, settings, slow)
 
 
+# What the same CPU makes of products alone, in the same rounds.
+PRODUCTS, PRODUCTS_A_ROUND = Contender("torch", "products"), 2000
 # K = 2 is the default.
 QUICK = [
     Contender("stable_baselines3", "sac"),
@@ -109,14 +111,20 @@ class Worker:
 
     def measure(self, steps: int) -> None:
         """One round."""
-        steps = steps // 4 if self.contender.slow else steps
-        self.env_steps_per_s.append(steps / self.ask(f"steps {steps}"))
-        self.updates_per_s.append(steps / self.ask(f"updates {steps}"))
+        if self.contender is PRODUCTS:
+            count = PRODUCTS_A_ROUND
+        else:
+            count = steps // 4 if self.contender.slow else steps
+            self.env_steps_per_s.append(count / self.ask(f"steps {count}"))
+        self.updates_per_s.append(count / self.ask(f"updates {count}"))
 
     def end(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
+        """End the process, so that it can tidy up if it still listens."""
+        try:
+            self._process.communicate("end\n", timeout=10.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
@@ -129,13 +137,6 @@ class Worker:
 def spread(values: list[float]) -> float:
     """Greatest less least, as a share of the median."""
     return (max(values) - min(values)) / statistics.median(values)
-
-
-def matrix_gflops(task: str) -> float:
-    """The machine's rate of float32 products on one thread."""
-    command = [sys.executable, str(_HERE / "training_worker.py"), task, "matrix", "{}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=_ONE_THREAD)
-    return float(done.stdout)
 
 
 def row_of(worker: Worker, task: str, gflops: float) -> dict[str, Any]:
@@ -218,13 +219,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="steps a round (60, or 200 whole)")
     arguments = parser.parse_args()
     load_before = round(os.getloadavg()[0], 2)
-    gflops = matrix_gflops(arguments.task)
     contenders = QUICK if arguments.quick else FULL
     libraries = {c.library for c in contenders}
     missing = sorted(name for name in libraries if importlib.util.find_spec(name) is None)
     workers: list[Worker] = []
     try:
-        for contender in contenders:
+        for contender in [PRODUCTS, *contenders]:
             if contender.library in missing:
                 continue
             print(f"starting {contender.library} {contender.agent} ...", file=sys.stderr)
@@ -232,7 +232,10 @@ def main() -> None:
         for _ in range(arguments.rounds or (3 if arguments.quick else 5)):
             for worker in workers:
                 worker.measure(arguments.steps or (60 if arguments.quick else 200))
-        rows = [row_of(worker, arguments.task, gflops) for worker in workers]
+        products, *others = workers
+        flop = products.ask("report")["update_flop"]
+        gflops = flop * statistics.median(products.updates_per_s) / 1e9
+        rows = [row_of(worker, arguments.task, gflops) for worker in others]
     finally:
         for worker in workers:
             worker.end()

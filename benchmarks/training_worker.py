@@ -38,7 +38,8 @@ class Ours:
         config = TrainConfig(
             env_id=task, steps=10**6, warmup_steps=_WARMUP, replay_capacity=100_000, **fields
         )
-        folder = Path(tempfile.mkdtemp())
+        self._folder = tempfile.TemporaryDirectory()  # as long as this process lives
+        folder = Path(self._folder.name)
         self._trainer = Trainer(config, folder)
         self._log = RunLog(folder, config.steps, 0)
         self.steps(_WARMUP + 8)  # 8: past every policy delay, so that all graphs are compiled
@@ -147,6 +148,28 @@ class Peer:
         return {}
 
 
+class Products:
+    """Nothing but float32 products like the update's: the limit of what a CPU can do of them."""
+
+    def __init__(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._multiply = torch.mm
+        self._a, self._b = torch.randn(1024, 256), torch.randn(256, 256)
+        self._out = torch.randn(1024, 256)
+        self.updates(100)
+
+    def updates(self, count: int) -> None:
+        """As many products."""
+        for _ in range(count):
+            self._multiply(self._a, self._b, out=self._out)
+
+    def report(self) -> dict[str, Any]:
+        """Floating-point operations of one product."""
+        return {"update_flop": 2 * 1024 * 256 * 256}
+
+
 def _medians_ms(
     calls: dict[str, Callable[[], Any]], repeats: int = 21, group: int = 1
 ) -> dict[str, float]:
@@ -164,20 +187,6 @@ def _medians_ms(
     return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
-def matrix_gflops() -> float:
-    """Best rate of a float32 product like the update's, on one thread."""
-    import torch
-
-    torch.set_num_threads(1)
-    a, b, c = torch.randn(1024, 256), torch.randn(256, 256), torch.randn(1024, 256)
-    times = []
-    for _ in range(100):
-        started = time.perf_counter()
-        torch.mm(a, b, out=c)
-        times.append(time.perf_counter() - started)
-    return 2 * 1024 * 256 * 256 / min(times) / 1e9
-
-
 def main() -> None:
     """Serve one contender."""
     task, name, fields = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -185,11 +194,12 @@ def main() -> None:
     def answer(value: Any) -> None:
         print(json.dumps(value), flush=True)
 
-    if name == "matrix":
-        answer(matrix_gflops())
-        return
     started = time.perf_counter()
-    contender = Ours(task, fields) if name == "ours" else Peer(task, name)
+    contender: Ours | Peer | Products
+    if name == "ours":
+        contender = Ours(task, fields)
+    else:
+        contender = Products() if name == "products" else Peer(task, name)
     answer(time.perf_counter() - started)
     for line in sys.stdin:
         word, _, count = line.strip().partition(" ")
