@@ -78,9 +78,9 @@ class PolicyMotion:
 class Shell:
     """Goals: a part of a spherical shell about ``center_m`` (base frame), within ``height_m``.
 
-    ``azimuth_rad`` is measured about the base z axis from its x axis; ``obstacle_clearance_m`` is
-    how far a goal keeps from the obstacles of the surroundings. ``orientations``: those of a goal
-    that has one; None: the robot takes no such goals.
+    ``azimuth_rad`` is measured about the base z axis from its x axis, and may go beyond pi.
+    ``obstacle_clearance_m`` is how far a goal keeps from the obstacles of the surroundings.
+    ``orientations``: those of a goal that has one; None: the robot takes no such goals.
     """
 
     center_m: tuple[float, float, float]
@@ -102,6 +102,9 @@ class Shell:
         if not np.all(np.isfinite(goal)):
             return "goal is not finite"
         offset = goal - np.asarray(self.center_m)
+        # The turn of it that the range is given in: one behind the base goes beyond pi.
+        first = self.azimuth_rad[0] - 1e-9
+        azimuth = first + (math.atan2(offset[1], offset[0]) - first) % math.tau
         checks = (
             (
                 "distance from the shoulder",
@@ -111,7 +114,7 @@ class Shell:
             ),
             (
                 "azimuth",
-                float(np.arctan2(offset[1], offset[0])),
+                azimuth,
                 self.azimuth_rad,
                 "rad",
             ),

@@ -234,7 +234,8 @@ class Bench:
         return angle(turned.tolist(), [float(x) for x in goal[3:]])
 
     def assert_never_moved(self) -> None:
-        """Every command seen was the same."""
+        """Every command seen was the same, and there were some."""
+        assert self.commands
         assert all(values == self.commands[0][1] for _, values in self.commands)
 
 

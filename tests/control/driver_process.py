@@ -13,6 +13,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 
 from smfp_control.isolation import Child
+from smfp_core.robot import RobotConfig
 
 _END_S = 20.0
 
@@ -24,6 +25,8 @@ class Motion:
     Attributes:
         time_s: [t], monotonic clock of this computer.
         position, velocity, target: [t, n], in the order of ``joints``.
+        commands, numbers: [m, n] and [m], the values of each command that was taken, and the number
+            that its publisher gave it.
         taken, ignored: counts of command messages over all controllers.
     """
 
@@ -32,17 +35,31 @@ class Motion:
     position: np.ndarray
     velocity: np.ndarray
     target: np.ndarray
+    commands: np.ndarray
+    numbers: np.ndarray
     taken: int
     ignored: int
 
-    def smooth_acceleration(self, window_s: float) -> np.ndarray:
-        """Mean acceleration [t', n] over windows of this length, rad/s^2.
 
-        A servo turns the jitter of commands into spikes of single periods; what the mass of an
-        arm would see of it is the mean.
-        """
-        n = round(window_s / (self.time_s[1] - self.time_s[0]))
-        return (self.velocity[n:] - self.velocity[:-n]) / window_s
+def assert_commands_ramp(robot: RobotConfig, motion: Motion, velocities: bool = False) -> None:
+    """From each command to the next the acceleration kept to the limits of ``robot``.
+
+    A node numbers its commands, one each tick, so this holds exactly on whatever machine. Positions
+    may begin anew elsewhere, from rest to rest: where the arm is then.
+    """
+    dt = 1.0 / robot.control_rate_hz
+    follows = np.diff(motion.numbers.astype(np.int64)) == 1
+    assert follows.mean() > 0.5, "most commands were lost"
+    if velocities:
+        change = np.diff(motion.commands, axis=0)[follows]
+    else:
+        velocity = np.diff(motion.commands, axis=0) / dt
+        moves = velocity.any(axis=1)
+        anew = np.flatnonzero(moves[1:-1] & ~moves[:-2] & ~moves[2:]) + 1
+        velocity[anew] = 0.0
+        change = np.diff(velocity, axis=0)[follows[1:] & follows[:-1]]
+    # Of positions: their rounding, 1e-16 rad, divided by the squared period.
+    assert (np.abs(change) <= (robot.limits.acceleration + 1e-6) * dt).all()
 
 
 class DriverProcess:
@@ -70,6 +87,7 @@ class DriverProcess:
             return Motion(
                 tuple(log["joints"]),
                 *(log[name] for name in ("time_s", "position", "velocity", "target")),
+                *(log[name] for name in ("commands", "numbers")),
                 taken=int(log["taken"].sum()),
                 ignored=int(log["ignored"].sum()),
             )

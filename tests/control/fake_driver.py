@@ -105,7 +105,10 @@ class Controller:
         self.velocity = np.zeros(len(joints))
         self.taken = self.ignored = 0
         self.received = 0.0
-        self._waiting: deque[tuple[float, Any]] = deque()
+        # Every usable command: the number that its publisher gave it, and its last values.
+        self.commands: list[tuple[int, np.ndarray]] = []
+        self._number = 0
+        self._waiting: deque[tuple[float, int, Any]] = deque()
         self._path: tuple[np.ndarray, np.ndarray] | None = None
         node.declare_parameter("joints", joints)
         if "forward" in node.get_name():
@@ -129,7 +132,7 @@ class Controller:
 
     def _enqueue(self, message: Any, info: Any) -> None:
         sent = info["source_timestamp"] * 1e-9 - time.time() + time.monotonic()
-        self._waiting.append((sent, message))
+        self._waiting.append((sent, info["publication_sequence_number"], message))
 
     def poll(self, now: float) -> None:
         """Take the commands that were sent until ``now``.
@@ -143,15 +146,20 @@ class Controller:
                 while (taken := handle.take_message(self._kind, False)) is not None:
                     self._enqueue(*taken)
         while self._waiting and self._waiting[0][0] <= now:
-            self.received, message = self._waiting.popleft()
+            self.received, self._number, message = self._waiting.popleft()
             self._callback(message)
+
+    def _take(self, values: np.ndarray, usable: bool) -> bool:
+        self.taken += usable
+        self.ignored += not usable
+        if usable:
+            self.commands.append((self._number, values))
+        return usable
 
     def _values(self, message: Float64MultiArray) -> np.ndarray | None:
         values = np.array(message.data)
-        usable = self.active and len(values) == len(self.joints) and np.isfinite(values).all()
-        self.taken += usable
-        self.ignored += not usable
-        return values if usable else None
+        fits = len(values) == len(self.joints) and bool(np.isfinite(values).all())
+        return values if self._take(values, self.active and fits) else None
 
     def on_position(self, message: Float64MultiArray) -> None:
         """A command of forward_position_controller."""
@@ -178,11 +186,10 @@ class Controller:
             and times[0] >= 0.0
             and all(before < after for before, after in itertools.pairwise(times))
         )
-        self.taken += usable
-        self.ignored += not usable
-        if usable:
-            order = [list(message.joint_names).index(joint) for joint in self.joints]
-            rows = [self.target, *(np.array(p.positions)[order] for p in points)]
+        order = [list(message.joint_names).index(joint) for joint in self.joints] if usable else []
+        positions = [np.array(p.positions)[order] for p in points] if usable else [self.target]
+        if self._take(positions[-1], usable):
+            rows = [self.target, *positions]
             start = self.received
             # Time zero is where the arm is sent from; a point due at once is due a moment later.
             due = [start, *(start + max(t, 1e-6) for t in times)]
@@ -332,6 +339,8 @@ class FakeDriver:
         """The arm's motion: ``time_s`` [t] (monotonic clock), the rest [t, n] in ``joints``' order.
 
         ``velocity`` and ``acceleration`` are backward differences over one period of the driver.
+        ``commands`` [m, n] are those that were taken, in the controller's order, and ``numbers``
+        [m] those that their publisher gave them.
         """
         columns = zip(*self.motion, strict=True) if self.motion else ((),) * 5
         names = ("time_s", "position", "velocity", "acceleration", "target")
@@ -339,6 +348,7 @@ class FakeDriver:
             name: np.array(column).reshape(len(self.motion), -1)
             for name, column in zip(names, columns, strict=True)
         }
+        commands = [command for controller in self.controllers for command in controller.commands]
         temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
         np.savez(
             temporary,
@@ -346,6 +356,8 @@ class FakeDriver:
             joints=self.joints,
             taken=[controller.taken for controller in self.controllers],
             ignored=[controller.ignored for controller in self.controllers],
+            numbers=[number for number, _ in commands],
+            commands=np.array([v for _, v in commands]).reshape(len(commands), -1),
             **arrays,
         )
         os.replace(temporary, path)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from smfp_control.commands import VelocityFollower
 from smfp_control.control_loop import ControlLoop
 from smfp_control.faults import FaultLatch
 from smfp_control.noise import NoiseSource
@@ -41,6 +42,7 @@ class LockStep:
     Attributes:
         commands: positions commanded, one row a tick.
         measured: (position, velocity) of the simulated arm, one row a tick.
+        velocities: sent, one row a tick, where ``velocity_gain_per_s`` is given.
         heard: whether commands reach the arm.
     """
 
@@ -50,6 +52,7 @@ class LockStep:
         policy: Policy,
         safety_filter: SafetyFilter | None = None,
         blend: tuple[float, float] = (1.0, 0.0),
+        velocity_gain_per_s: float | None = None,
         **noise: Any,
     ) -> None:
         self.robot = robot
@@ -61,8 +64,12 @@ class LockStep:
         self.tamper: Callable[[SimpleNamespace], SimpleNamespace | None] = lambda message: message
         self.commands: list[np.ndarray] = []
         self.measured: list[tuple[np.ndarray, np.ndarray]] = []
+        self.velocities: list[np.ndarray] = []
         self.heard = True
         self.latch = FaultLatch()
+        self.follower = None
+        if velocity_gain_per_s is not None:
+            self.follower = VelocityFollower(robot, velocity_gain_per_s)
         arguments = {"scale": 0.0, "seed": 0, "redraw": "goal"} | noise
         self.loop = ControlLoop(
             robot,
@@ -75,6 +82,7 @@ class LockStep:
             self._send,
             lambda: self.misses,
             safety_filter,
+            follower=self.follower,
         )
         self.publish()
         assert self.loop.observe(self.now_ns) is None
@@ -82,7 +90,12 @@ class LockStep:
 
     def _send(self, reference: Reference) -> None:
         self.commands.append(reference.position.copy())
-        if self.heard:
+        if self.follower is not None:
+            measured = self.loop.reader.position if self.loop.correctable else None
+            self.velocities.append(self.follower.follow(reference, measured).copy())
+        if self.heard and self.follower is not None:
+            self.driver.take_velocity(self.velocities[-1])
+        elif self.heard:
             self.driver.take_position(reference.position)
 
     def publish(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench import Bench, open_bench
-from driver_process import Motion, set_faults, start_driver
+from driver_process import Motion, assert_commands_ramp, set_faults, start_driver
 
 from smfp_core.robot import RobotConfig, load_robot
 
@@ -21,8 +21,8 @@ CONTROLLERS = {
 }
 
 
-def assert_within_limits(robot: RobotConfig, motion: Motion) -> None:
-    """The arm kept to the robot's position, velocity and acceleration limits."""
+def assert_within_limits(robot: RobotConfig, motion: Motion, velocities: bool = False) -> None:
+    """The arm kept to the limits of position and velocity, its commands to the acceleration's."""
     assert motion.joints == robot.joint_names
     low, high = np.array([joint.position_rad for joint in robot.joints]).T
     assert np.all((motion.position >= low) & (motion.position <= high))
@@ -30,11 +30,11 @@ def assert_within_limits(robot: RobotConfig, motion: Motion) -> None:
     span = motion.time_s[25] - motion.time_s[0]
     smooth = np.diff(motion.position[::25], axis=0) / span
     assert np.abs(smooth).max() < 1.5 * robot.policy.velocity_rad_s
-    assert np.abs(motion.smooth_acceleration(0.2)).max() < robot.limits.acceleration.max()
+    assert_commands_ramp(robot, motion, velocities)
 
 
 @pytest.mark.parametrize("interface", CONTROLLERS)
-def test_the_arm_reaches_a_goal_and_rests_when_deactivated(
+def test_the_arm_reaches_a_goal_and_rests_when_deactivated_in_motion(
     bench: Bench,
     robot: RobotConfig,
     policy_path: Path,
@@ -49,11 +49,15 @@ def test_the_arm_reaches_a_goal_and_rests_when_deactivated(
     assert bench.transition("activate")
     bench.send_goal(near_goal)
     bench.until(lambda: bench.goal_error_m(near_goal) < 0.02, "the goal")
+    left = bench.joint_position()
+    bench.send_goal(near_goal * [1.0, -1.0, 1.0])
+    bench.until(lambda: np.abs(bench.joint_position() - left).max() > 0.02, "motion")
     assert bench.transition("deactivate")
     bench.spin(0.5)
+    assert bench.goal_error_m(near_goal * [1.0, -1.0, 1.0]) > 0.02, "it was still in motion"
     motion = driver.motion()
     assert motion.taken > 20
-    assert_within_limits(robot, motion)
+    assert_within_limits(robot, motion, interface == "forward_velocity")
     # What the controller keeps for ever after the last command must be standing still.
     assert np.abs(motion.velocity[-50:]).max() < 1e-3
 

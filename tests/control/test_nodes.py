@@ -208,6 +208,22 @@ def test_nodes_and_topics_follow_a_namespace(
         assert {"/left/joint_states", "/left/forward_position_controller/commands"} <= set(topics)
 
 
+def test_who_activates_by_hand_has_ended_autostart(bench: Bench, policy_path: Path) -> None:
+    driver = FakeDriver(bench)
+    driver.change = lambda message: None
+    bench.start_policy_node(policy_path, autostart=True, activation_timeout_s=30.0)
+    bench.until(lambda: "waiting to activate" in bench.status.get("refusal", ""), "autostart")
+    # The states begin while the request waits for them.
+    timer = bench.node.create_timer(1.0, lambda: setattr(driver, "change", lambda m: m))
+    assert bench.transition("activate")
+    bench.node.destroy_timer(timer)
+    bench.spin(1.0)
+    assert (bench.status["state"], bench.status["fault"]) == ("hold", "none")
+    assert bench.transition("deactivate")
+    bench.spin(1.0)
+    assert bench.lifecycle() == "inactive"
+
+
 @pytest.mark.parametrize("interface", ["forward_velocity", "joint_trajectory"])
 def test_other_command_interfaces_reach_a_goal(
     bench: Bench, policy_path: Path, near_goal: np.ndarray, interface: str

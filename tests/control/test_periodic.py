@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -101,3 +104,55 @@ def test_a_thread_whose_preparation_fails_never_ticks() -> None:
     )
     assert thread.start() is False
     assert thread.join(5.0) and not ticks
+
+
+def test_a_ramp_is_waited_for_as_long_as_it_ticks() -> None:
+    ticks: list[int] = []
+
+    def tick(now_ns: int) -> bool:
+        ticks.append(now_ns)
+        time.sleep(0.02)
+        return len(ticks) < 40
+
+    thread = PeriodicThread("test", 0.001, tick)
+    thread.start()
+    # 40 ticks are due in 40 ms, and take 0.8 s.
+    assert thread.finish(1000, patience_s=0.5)
+    assert len(ticks) == 40
+
+
+@pytest.mark.parametrize("stuck", [True, False])
+def test_a_thread_that_hangs_or_never_ends_is_not_waited_for_for_ever(stuck: bool) -> None:
+    hanging, go_on = threading.Event(), threading.Event()
+
+    def tick(now_ns: int) -> bool:
+        hanging.set()
+        if stuck:
+            go_on.wait(20.0)
+        return True
+
+    thread = PeriodicThread("test", 0.001, tick)
+    thread.start()
+    assert hanging.wait(10.0)
+    assert not thread.finish(100, patience_s=0.2 if stuck else 10.0)
+    assert thread.alive
+    if not stuck:
+        assert thread.ticks >= 100
+    go_on.set()
+    assert thread.stop(5.0)
+
+
+def test_a_pause_of_the_whole_process_does_not_cut_a_ramp_short() -> None:
+    code = (
+        "from smfp_control.periodic import PeriodicThread\n"
+        "thread = PeriodicThread('test', 0.005, lambda now_ns: thread.ticks < 200)\n"
+        "thread.start()\n"
+        "print('ramping', flush=True)\n"
+        "print(thread.finish(1000, patience_s=0.5), thread.ticks)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "ramping\n"
+    child.send_signal(signal.SIGSTOP)
+    time.sleep(1.5)
+    child.send_signal(signal.SIGCONT)
+    assert child.communicate(timeout=20.0)[0] == "True 200\n"

@@ -7,9 +7,13 @@ import math
 
 import numpy as np
 import pytest
+from lockstep import LockStep
 
 from smfp_control.commands import VelocityFollower
+from smfp_control.controller_watch import Hearing
+from smfp_control.faults import Fault, FaultKind
 from smfp_control.sim_driver import SimulatedDriver
+from smfp_core.policy_file import PolicyFile
 from smfp_core.reference import Reference, advance_reference
 from smfp_core.robot import RobotConfig
 from smfp_sim.arm import ArmModel
@@ -100,3 +104,68 @@ def test_without_a_gain_the_velocity_is_the_reference_s_own(robot: RobotConfig) 
         advance_reference(robot.limits, reference, wanted, 1.0 / robot.control_rate_hz)
         sent = follower.follow(reference, robot.home_rad)
         np.testing.assert_allclose(sent, reference.velocity, atol=1e-12)
+
+
+def assert_velocities_ramp(arm: LockStep, first: int = 0) -> None:
+    """From rest, and from each velocity to the next, no more than the acceleration allows."""
+    sent = np.array([np.zeros(len(arm.robot.joints)), *arm.velocities[first:]])
+    change = np.abs(np.diff(sent, axis=0))
+    assert (change <= arm.robot.limits.acceleration * arm.period_s + 1e-12).all()
+
+
+def test_a_loop_of_velocities_reaches_its_goal_and_ends_in_zeros(
+    robot: RobotConfig, policy: PolicyFile, near_goal: np.ndarray
+) -> None:
+    arm = LockStep(robot, policy, velocity_gain_per_s=2.0)
+    assert arm.loop.set_goal(near_goal) is None
+    arm.run(0.3)
+    assert np.abs(arm.velocities[-1]).max() > 0.1
+    arm.run(2.7)
+    assert math.dist(arm.tool(), near_goal) < 0.01
+    arm.loop.set_goal(np.array([0.42, -0.2, 0.45]))
+    arm.run(0.3)
+    assert np.abs(arm.velocities[-1]).max() > 0.1
+    arm.loop.request_stop()
+    assert not arm.run(2.0)
+    assert arm.loop.settled and not arm.velocities[-1].any()
+    assert_velocities_ramp(arm)
+
+
+@pytest.mark.parametrize("again", ["reset", "activate"])
+@pytest.mark.parametrize("unnoticed_s", [0.0, 0.03, 0.054, 0.1, 0.3])
+def test_a_driver_that_ended_in_motion_and_is_back_is_sent_velocities_from_rest(
+    robot: RobotConfig, policy: PolicyFile, near_goal: np.ndarray, unnoticed_s: float, again: str
+) -> None:
+    arm = LockStep(robot, policy, velocity_gain_per_s=2.0)
+    loop = arm.loop
+    loop.set_goal(near_goal)
+    arm.run(0.3)
+    assert np.abs(arm.velocities[-1]).max() > 0.1
+    # Its states and its subscription end at once; that nobody listens is seen a little later.
+    arm.heard, arm.tamper = False, lambda message: None
+    arm.driver.take_velocity(np.zeros(len(robot.joints)))
+    arm.run(unnoticed_s)
+    loop.hearing = Hearing.NOBODY
+    loop.external = Fault(FaultKind.NO_CONTROLLER, "nobody takes commands")
+    arm.run(1.0)
+    assert loop.settled
+    if again == "activate":
+        loop.request_stop()
+        assert not arm.run(0.1), "what nobody takes is no reason to go on"
+        loop.end()
+    arm.heard, arm.tamper = True, lambda message: message
+    loop.hearing, loop.external = Hearing.SURELY, None
+    sent = len(arm.velocities)
+    if again == "activate":
+        arm.latch.clear()
+        arm.publish()
+        assert loop.observe(arm.now_ns) is None and loop.moving() is None
+        loop.begin()
+    else:
+        arm.run(0.1)
+        assert loop.reset() is None
+    left = arm.driver.arm.joint_position
+    arm.run(0.5)
+    assert arm.latch.fault is None and len(arm.velocities) > sent
+    assert_velocities_ramp(arm, sent)
+    assert np.abs(arm.driver.arm.joint_position - left).max() < 1e-3

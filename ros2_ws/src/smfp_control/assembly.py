@@ -214,8 +214,7 @@ def assemble(
         misses,
         SafetyFilter(robot.limits, period_s, guard, parameters.jerk_limit_rad_s3),
         publishers,
-        lambda: not velocities or follower.settled,
-        velocities,
+        follower if velocities else None,
         answers=lockstep is not None,
     )
     return Assembly(parameters, robot, loop, lockstep, commands, states)

@@ -77,6 +77,10 @@ class VelocityFollower:
         """Whether zeros were sent last."""
         return not self.value.any()
 
+    def rest(self) -> None:
+        """Begin anew at zeros, as whoever takes the next velocity does."""
+        self._reference[:] = self._correction[:] = self.value[:] = 0.0
+
     def follow(self, reference: Reference, measured: Sequence[float] | None) -> FloatArray:
         """Velocity [n] (rad/s) to send; ``measured`` [n] (rad) is None where it is not trusted."""
         value, step, velocity = self.value, self._step, reference.velocity

@@ -56,6 +56,19 @@ class Kinematics(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """What makes velocities of the reference, where commands are velocities."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether zeros were sent last."""
+        ...
+
+    def rest(self) -> None:
+        """Begin anew at zeros."""
+        ...
+
+
 class ControlLoop:
     """State machine of the arm's control, advanced by ``tick`` once a control period.
 
@@ -82,9 +95,8 @@ class ControlLoop:
         send: takes the reference to command; called every tick.
         missed_deadlines: total of deadlines missed so far by whatever drives ``tick``.
         publishers: is told the number of each message before ``take_message`` gives it.
-        settled: whether what ``send`` sends stands still when the reference does.
-        velocities: whether ``send`` sends velocities, by which an arm that was pushed away in a
-            fault would come back at the reset: the reference is put where the arm is.
+        follower: makes what ``send`` sends, if that is velocities. By them an arm that was pushed
+            away in a fault would come back at the reset: the reference is put where the arm is.
         answers: whether each tick must send, as a simulation in lock-step waits for it.
         safety_filter: for the robot's limits and control period; by default one that bounds the
             joints alone.
@@ -103,8 +115,7 @@ class ControlLoop:
         missed_deadlines: Callable[[], int] = lambda: 0,
         safety_filter: SafetyFilter | None = None,
         publishers: PublisherWatch | None = None,
-        settled: Callable[[], bool] = lambda: True,
-        velocities: bool = False,
+        follower: Follower | None = None,
         answers: bool = False,
     ) -> None:
         n = len(robot.joints)
@@ -128,7 +139,7 @@ class ControlLoop:
         self.external: Fault | None = None
         # Whether commands reach anybody; told by somebody other than the control thread.
         self.hearing = Hearing.SURELY
-        self._settled, self._velocities, self._answers = settled, velocities, answers
+        self._follower, self._answers = follower, answers
         self._silent = False
         self._settings = settings
         self._kinematics = kinematics
@@ -176,6 +187,11 @@ class ControlLoop:
     def at_rest(self) -> bool:
         """Whether the commanded reference stands still."""
         return not self.command.velocity.any()
+
+    @property
+    def settled(self) -> bool:
+        """Whether what was sent last stands still: the reference, and velocities made of it."""
+        return self.at_rest and (self._follower is None or self._follower.settled)
 
     @property
     def correctable(self) -> bool:
@@ -303,6 +319,7 @@ class ControlLoop:
     def begin(self) -> None:
         """Start from the measured pose, at rest, without a goal. ``observe`` found no fault."""
         self._begun, self._silent = True, False
+        self._rest_follower()
         self._blend = self._settings.blend_ratio
         self._take_over(np.array(self.reader.position))
         self._goal = self._tracked = self._present = None
@@ -352,7 +369,7 @@ class ControlLoop:
             self._latch.set(Fault(FaultKind.INTERNAL, f"publish: {type(error).__name__}: {error}"))
         end = clock()
         if self._latch.fault is not None and self._supervision.stale(now_ns):
-            self._silent = self._silent or (self.at_rest and self._settled() and not self._answers)
+            self._silent = self._silent or (self.settled and not self._answers)
         self.state = self._state()
         statistics.ticks += 1
         cost = statistics.cost_ns
@@ -363,7 +380,7 @@ class ControlLoop:
         cost["filter"].add(filtered - desired)
         cost["publish"].add(end - filtered)
         cost["total"].add(end - start)
-        return not (self._stopping and self.at_rest and self._settled())
+        return not (self._stopping and self.settled)
 
     def _supervise(self, now_ns: int) -> None:
         fault = self.observe(now_ns)
@@ -371,10 +388,11 @@ class ControlLoop:
         if self.hearing is Hearing.NOBODY:
             fault = fault or self._join_arm()
             self._silent = fault is not None
+            self._rest_follower()
         fault = fault or busy or self.external
         fault = self._latch.take_estop() or fault
         if self._clear_requested:
-            if fault is None and (self._silent or self._velocities):
+            if fault is None and (self._silent or self._follower is not None):
                 fault = self.moving() or self._join_arm()
             if fault is None:
                 self._goal = None
@@ -406,6 +424,11 @@ class ControlLoop:
             f"the arm was moved away, to where it may not start from: {refusal}. Deactivate, move "
             "it with the robot's own controls, reset and activate",
         )
+
+    def _rest_follower(self) -> None:
+        """Nobody has the velocity that was sent last: who takes the next one begins at rest."""
+        if self._follower is not None:
+            self._follower.rest()
 
     def _take_over(self, position: FloatArray) -> None:
         """Begin at ``position`` [n], at rest."""

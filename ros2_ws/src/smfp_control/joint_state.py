@@ -110,16 +110,15 @@ class JointStateReader:
         first = self.accepted == 0
         ordered, index = self._ordered, self._index
         new_position = list(position) if ordered else [position[i] for i in index]
+        # A message that was held up on the way arrives shortly before the next one: then the
+        # stamps tell how far apart they are. Without two of them only the arrival is known.
+        stamped_ns = stamp_ns - self.stamp_ns if stamp_ns and self.stamp_ns else 0
         if len(velocity):
             new_velocity = list(velocity) if ordered else [velocity[i] for i in index]
         else:
-            elapsed = (stamp_ns - self.stamp_ns) if stamp_ns else elapsed_ns
-            new_velocity = self._differentiate(new_position, elapsed)
+            new_velocity = self._differentiate(new_position, stamped_ns or elapsed_ns)
         self.previous_position = new_position if first else self.position
         self.position, self.velocity = new_position, new_velocity
-        # A message that was held up on the way arrives shortly before the next one: then the
-        # stamps tell how far apart they are. Without stamps only the arrival is known.
-        stamped_ns = stamp_ns - self.stamp_ns if self.stamp_ns else 0
         self.elapsed_s = 0.0 if first else max(elapsed_ns, stamped_ns) * 1e-9
         if stamp_ns:
             offset_ns = now_ns - stamp_ns

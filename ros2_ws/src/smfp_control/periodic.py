@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 # 50 us.
 _PR_SET_TIMERSLACK, _SLACK_NS = 29, 1000
 
+# Patience with a thread that does not tick is spent in slices of this length.
+_SLICE_S = 0.01
+
 Overrun = Literal["skip", "catch_up_once"]
 
 
@@ -108,6 +111,25 @@ class PeriodicThread:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def finish(self, most_ticks: int, patience_s: float = 1.0) -> bool:
+        """Wait for the thread to end by itself, for as long as it goes on ticking.
+
+        On a busy machine a ramp of so many ticks takes longer than they should, and ending the
+        thread before its end would leave the arm in motion. A time in which the whole process
+        stood still costs one slice of the patience at most.
+
+        Returns:
+            False if it ticked ``most_ticks`` times more, or not at all for ``patience_s``.
+        """
+        begun = seen = self.ticks
+        idle_s = 0.0
+        while idle_s < patience_s and self.ticks - begun < most_ticks:
+            if self.join(_SLICE_S):
+                return True
+            idle_s = idle_s + _SLICE_S if self.ticks == seen else 0.0
+            seen = self.ticks
+        return False
 
     @property
     def alive(self) -> bool:

@@ -66,6 +66,9 @@ _SWAP_S = 1.0
 # Many periods of a control thread, and short for who waits to press the e-stop.
 _RESET_S = 0.2
 _WATCH_PERIOD_S = 0.1
+# What a ramp to rest may take beside the time that the limits say.
+_SETTLE_S = 1.0
+_STUCK = "the control thread does not end: stop the arm with the robot's own controls"
 # How long an arm is looked at to see whether it stands.
 _STANDING_S = 0.05
 
@@ -96,8 +99,11 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self, PolicyNodeParameters, self._frozen, self._on_parameters
         )
         self._changed = self.create_guard_condition(self._on_change)
-        if self.get_parameter("autostart").value:
-            self._autostart = self.create_timer(_AUTOSTART_PERIOD_S, self._start_by_itself)
+        self._autostart = self.create_timer(
+            _AUTOSTART_PERIOD_S,
+            self._start_by_itself,
+            autostart=self.get_parameter("autostart").value,
+        )
 
     # Life cycle.
 
@@ -127,18 +133,21 @@ class PolicyNode(LifecycleNode, RunnableNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Ramp to rest and stop commanding."""
-        self._halt()
+        if not self._halt():
+            return self._refuse("deactivate", _STUCK)
         self._report("inactive")
         return _SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Release what configure made."""
+        self._end_autostart()
         self._release()
         self._report("unconfigured")
         return _SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Ramp to rest and release everything, from whatever state."""
+        self._end_autostart()
         self._halt()
         self._release()
         self._report("finalized")
@@ -159,7 +168,8 @@ class PolicyNode(LifecycleNode, RunnableNode):
     def _refuse(self, transition: str, reason: str) -> TransitionCallbackReturn:
         self._refusal = f"{transition} refused: {reason}"
         self.get_logger().error(self._refusal)
-        self._report("unconfigured" if transition == "configure" else "inactive")
+        stays = {"configure": "unconfigured", "activate": "inactive", "deactivate": "active"}
+        self._report(stays[transition])
         return _FAILURE
 
     def _configure(self) -> Assembly:
@@ -248,6 +258,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
             return self._refuse("activate", "; ".join(problems))
         for problem in problems:
             self.get_logger().warning(f"going on without real time: {problem}")
+        self._end_autostart()
         self._refusal = self._forget_goals("activation")
         self.get_logger().info("active: holding the measured pose, waiting for ~/goal")
         self._report("active")
@@ -268,9 +279,12 @@ class PolicyNode(LifecycleNode, RunnableNode):
                 break
             time.sleep(0.002)
         assert self._configured is not None
-        # A driver may send no velocities; a simulation in lock-step sends one state.
-        end = time.monotonic() + (0.0 if self._configured.lockstep else _STANDING_S)
-        while fault is None and time.monotonic() < end:
+        # A driver may send no velocities: one state does not say whether the arm stands. A
+        # simulation in lock-step sends one.
+        states, end = 2, time.monotonic() + _STANDING_S
+        if self._configured.lockstep is not None:
+            states, end = 1, 0.0
+        while fault is None and (time.monotonic() < end or loop.reader.accepted < states):
             time.sleep(0.002)
             fault = loop.observe(time.monotonic_ns())
         return fault or loop.moving()
@@ -298,23 +312,37 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self._changed.trigger()
         return moving
 
-    def _halt(self) -> None:
-        """Ramp to rest and end the control thread, if there is one."""
+    def _halt(self) -> bool:
+        """Ramp to rest and end the control thread, if there is one; False if it does not end."""
         if self._thread is None or self._configured is None:
-            return
+            return True
         loop, thread = self._configured.loop, self._thread
         loop.request_stop()
-        limits = self._configured.robot.limits
-        ramp_s = float(np.max(limits.velocity / limits.acceleration))
-        if not thread.join(ramp_s + 1.0) and not thread.stop(1.0):
-            self.get_logger().fatal("the control thread does not end")
+        robot = self._configured.robot
+        ramp_s = float(np.max(robot.limits.velocity / robot.limits.acceleration))
+        ticks = round((ramp_s + _SETTLE_S) * robot.control_rate_hz)
+        if not thread.finish(ticks) and thread.stop(1.0):
+            # It hung, and is gone now: what is left of the ramp comes from here.
+            while ticks and loop.tick(time.monotonic_ns()):
+                ticks -= 1
+                time.sleep(1.0 / robot.control_rate_hz)
+        if thread.alive:
+            self.get_logger().fatal(_STUCK)
+            return False
+        if not loop.settled:
+            self.get_logger().error("the last command does not stand still")
         loop.end()
         self._thread = None
+        return True
 
     def _release(self) -> None:
         if self._configured is not None:
             self._free()
             self._configured = None
+
+    def _end_autostart(self) -> None:
+        """Who changes the state by hand decides from then on."""
+        self._autostart.cancel()
 
     def _start_by_itself(self) -> None:
         if self._configured is None:
@@ -330,8 +358,6 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self._report()
             return
         self.trigger_activate()
-        if self._thread is not None:
-            self.destroy_timer(self._autostart)
 
     def _frozen(self, name: str, value: Any) -> str | None:
         if self._configured is None:
