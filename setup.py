@@ -85,7 +85,7 @@ setup(
     data_files=data_files(),
     zip_safe=False,
     install_requires=[
-        "mujoco>=3.2,<4",
+        "mujoco>=3.3.4,<4",
         "numpy>=1.26,<3",
         "onnxruntime>=1.18",
         "pyyaml>=6",
@@ -98,7 +98,7 @@ setup(
         "ros": ROS_JAZZY,
         # The live page; where it is missing everything else works.
         "view": [
-            "viser>=1.0,<2",
+            "viser>=1.0.28,<2",
         ],
         "train": [
             # Its dependency labmaze has no wheel for 3.13 and builds with Bazel alone.

@@ -31,6 +31,7 @@ from std_msgs.msg import Float64MultiArray
 from smfp_control.isolation import Child, local_environment, stop_children
 from smfp_control.polling import create_polled_subscription
 from smfp_control.realtime import RealtimeSettings
+from smfp_control.status import diagnostics_of
 from smfp_core.robot import load_robot
 
 _PRIORITY = 60
@@ -103,7 +104,7 @@ class Driver:
         while time.monotonic() < end:
             self.step(_IDLE_S)
             if (message := self._take_diagnostics()) is not None:
-                self.diagnostics = {item.key: item.value for item in message.status[0].values}
+                self.diagnostics = diagnostics_of(message, "/policy_node") or self.diagnostics
 
     def marked(self, mark_rad_s: float) -> int | None:
         """Send marked states; nanoseconds from the first until a command moved, or None."""

@@ -47,6 +47,6 @@ def generate_launch_description() -> LaunchDescription:
                 "command_interface", "joint_states_topic", "command_topic", lockstep=False
             ),
             # Drivers publish the description of the arm that they drive.
-            markers_node(False, "joint_states_topic"),
+            *markers_node("joint_states_topic", publish_description=False),
         ]
     )

@@ -27,9 +27,12 @@ def generate_launch_description() -> LaunchDescription:
         [
             *common_arguments("sim.yaml", autostart=True),
             *node_with_file(
-                Node, "sim_node", {"robot": ("robot", str), "publish_rate_hz": ("rate", float)}
+                Node,
+                "sim_node",
+                {"robot": ("robot", str), "publish_rate_hz": ("rate", float)},
+                fixed={},
             ),
             *policy_node(),
-            markers_node(publish_description=True),
+            *markers_node(),
         ]
     )

@@ -168,6 +168,10 @@ class PlantModel:
             if site is None:  # ArmModel says so, with the name of the YAML's field
                 return
             body = site.parent.add_body(name=PAYLOAD_BODY, pos=site.pos, quat=site.quat)
+            # However the model writes it: as other angles, or within a frame.
+            body.alt = site.alt
+            if site.frame is not None:
+                body.set_frame(site.frame)
             body.explicitinertial = True
 
         self.arm = ArmModel(robot, attach if payload or change else None)

@@ -31,6 +31,8 @@ class RobotConfigError(ConfigError):
 
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 _INCLUDE = re.compile(rb"""<include\s[^>]*file\s*=\s*(["'])(.*?)\1""")
+# Of ROS 2's rules for names of topics: tokens between slashes, of which none begins with a digit.
+_TOPIC = re.compile(r"(~?/)?[A-Za-z_{][\w{}]*(/[A-Za-z_{][\w{}]*)*", re.ASCII)
 # Goals that are tried before the description is said to leave none.
 _MOST_DRAWS = 20_000
 
@@ -216,6 +218,9 @@ class Topics:
     forward_velocity: str
     joint_trajectory: str
 
+    def __post_init__(self) -> None:
+        _check_topics(self)
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -224,6 +229,20 @@ class Connection:
     command_interface: CommandInterface
     joint_states_topic: str
     command_topic: str
+
+    def __post_init__(self) -> None:
+        _check_topics(self)
+
+
+def _check_topics(topics: Topics | Connection) -> None:
+    """What ROS would refuse later, without saying which field gave it."""
+    for field in dataclasses.fields(topics):
+        name = getattr(topics, field.name)
+        if not _TOPIC.fullmatch(name):
+            raise ConfigError(
+                f"{field.name}: '{name}' is no name of a topic: letters, digits and '_' between "
+                "single slashes, no part beginning with a digit"
+            )
 
 
 @dataclass(frozen=True)
@@ -253,6 +272,12 @@ class RobotConfig:
             raise ConfigError("joints: must be non-empty, with unique names")
         if self.control_rate_hz <= 0.0:
             raise ConfigError("control_rate_hz: must be positive")
+        ticks = self.policy.period_s * self.control_rate_hz
+        if round(ticks) < 1 or abs(ticks - round(ticks)) > 1e-6:
+            raise ConfigError(
+                f"policy.period_s: must be a whole number of control periods, 1 / control_rate_hz "
+                f"= {1.0 / self.control_rate_hz:g} s"
+            )
         room = min(high - low for low, high in (joint.position_rad for joint in self.joints))
         if not 0.0 <= self.position_margin_rad < room / 2:
             raise ConfigError(f"position_margin_rad: must lie in [0, {room / 2:g})")
@@ -291,7 +316,11 @@ class RobotConfig:
         joint_states_topic: str = "",
         command_topic: str = "",
     ) -> Connection:
-        """The arm's connection; what is empty is as this description says."""
+        """The arm's connection; what is empty is as this description says.
+
+        Raises:
+            ConfigError: what was given for a topic is no name of one.
+        """
         interface = command_interface or self.command_interface
         return Connection(
             interface,
@@ -382,8 +411,8 @@ def load_robot(name_or_path: str | Path) -> RobotConfig:
     """
     try:
         path = config_path("robot", "robots", name_or_path)
-        data, folder = _read(path)
-        with errors_in(path):
+        data, folder, base = _read(path)
+        with errors_in(path, base):
             robot = from_mapping(RobotConfig, data)
     except ConfigError as error:
         raise RobotConfigError(str(error)) from error
@@ -393,12 +422,14 @@ def load_robot(name_or_path: str | Path) -> RobotConfig:
     return dataclasses.replace(robot, mjcf=mjcf.resolve())
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Path]:
-    """What a robot's YAML says with what it ``extends``, and the folder that ``mjcf`` is in."""
+def _read(path: Path) -> tuple[dict[str, Any], Path, Path | None]:
+    """What a robot's YAML says with what it ``extends``, the folder that ``mjcf`` is in, and that
+    other file.
+    """
     data, folder = load_yaml(path), path.parent
     parent = data.pop("extends", None)
     if parent is None:
-        return data, folder
+        return data, folder, None
     if not isinstance(parent, str):
         raise ConfigError(f"{path}: extends: must be a robot's name or the path of its YAML")
     # A path is relative to this file; one from a name is absolute and stays as it is.
@@ -414,7 +445,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Path]:
             base[name] = {**inner, **value}
         else:
             base[name] = value
-    return base, folder
+    return base, folder, parent_path
 
 
 def mjcf_sha256(path: Path) -> str:

@@ -57,23 +57,29 @@ def load_dataclass(cls: type[T], path: str | Path) -> T:
 
 
 @contextmanager
-def errors_in(path: str | Path) -> Iterator[None]:
+def errors_in(path: str | Path, base: Path | None = None) -> Iterator[None]:
     """Put the YAML file and the line before the text of any ``ConfigError`` raised within.
 
     The text has to start with the path of a field; the line is that of the last part of it which
-    the file has, and is left out where it has none.
+    the file has, and is left out where it has none. Of two files, the one that has more of it:
+    ``base`` gives what ``path`` leaves open.
     """
     try:
         yield
     except ConfigError as error:
-        line = _line_of(Path(path), str(error))
-        raise ConfigError(f"{path}:{f'{line}:' if line else ''} {error}") from error
+        file = Path(path)
+        depth, line = _place_of(file, str(error))
+        if base is not None and _place_of(base, str(error))[0] > depth:
+            file, line = base, _place_of(base, str(error))[1]
+        raise ConfigError(f"{file}:{f'{line}:' if line else ''} {error}") from error
 
 
-def _line_of(path: Path, text: str) -> int | None:
-    """Line of the field that ``text`` begins with (``joints[2].velocity_rad_s: ...``)."""
+def _place_of(path: Path, text: str) -> tuple[int, int | None]:
+    """Of the field that ``text`` begins with (``joints[2].velocity_rad_s: ...``): how many of its
+    parts the file has, and the line of the last of them.
+    """
     node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    line = None
+    depth, line = 0, None
     for part in re.split(r"[.\[\]:]+\s*", text):
         if isinstance(node, yaml.MappingNode):
             found = {key.value: (key, value) for key, value in node.value}.get(part)
@@ -83,8 +89,8 @@ def _line_of(path: Path, text: str) -> int | None:
             found = None
         if found is None:
             break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line
+        depth, line, node = depth + 1, found[0].start_mark.line + 1, found[1]
+    return depth, line
 
 
 def from_mapping(cls: type[T], data: Any, where: str = "") -> T:

@@ -15,6 +15,7 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,19 +74,24 @@ def _draft(options: argparse.Namespace) -> tuple[Survey, Draft]:
     for path in (output, *([model] if found.changes else [])):
         if path.exists() and not options.force:
             raise RobotConfigError(f"{path}: is there already; --force replaces it")
-    if found.changes:
-        if model.resolve() == options.model.resolve():
-            raise RobotConfigError(f"-o: the model beside it would replace {options.model}")
-        save_model(found, model)
+    if found.changes and model.resolve() == options.model.resolve():
+        raise RobotConfigError(f"-o: the model beside it would replace {options.model}")
+    # Nothing is written beside the YAML before it is known that there will be one.
+    with tempfile.TemporaryDirectory() as folder:
+        tried = Path(folder) / model.name if found.changes else model
+        if found.changes:
+            save_model(found, tried)
+        result = draft(
+            found,
+            tried,
+            name,
+            options.velocity_rad_s,
+            options.acceleration_rad_s2,
+            options.control_rate_hz,
+        )
+        if found.changes:
+            save_model(found, model)
     output.parent.mkdir(parents=True, exist_ok=True)
-    result = draft(
-        found,
-        model,
-        name,
-        options.velocity_rad_s,
-        options.acceleration_rad_s2,
-        options.control_rate_hz,
-    )
     write_atomically(output, result.text(os.path.relpath(model, output.parent)))
     return found, result
 

@@ -24,6 +24,7 @@ from smfp_sim.new_robot import poses
 from smfp_sim.new_robot.model import Survey
 
 UNKNOWN = "unknown"
+# About this long; a whole number of control periods.
 _POLICY_PERIOD_S = 0.02
 _ANYWHERE = Shell((0.0, 0.0, 0.0), (0.0, 100.0), (-3.2, 3.2), (-100.0, 100.0), 0.0)
 _TOPICS = Topics(
@@ -111,7 +112,7 @@ def draft(
             )
         ),
         policy=PolicyMotion(
-            _POLICY_PERIOD_S,
+            max(round(_POLICY_PERIOD_S * control_rate_hz), 1) / control_rate_hz,
             min(1.0, *(0.5 * v for v in velocities if v)) if any(velocities) else 1.0,
             min(10.0, acceleration_rad_s2 or 1.0),
         ),

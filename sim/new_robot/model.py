@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import mujoco
 import numpy as np
@@ -73,15 +76,21 @@ def survey(path: Path, tool: str | None = None, effort_nm: float | None = None) 
         RobotConfigError: the model cannot be read, or holds no arm of hinge joints on a fixed base;
             names what is in the way, and the option that helps.
     """
+    urdf = _urdf(path) if path.suffix.lower() == ".urdf" else None
     try:
-        spec = mujoco.MjSpec.from_file(str(path))
+        if urdf is None:
+            spec = mujoco.MjSpec.from_file(str(path))
+        else:
+            spec = mujoco.MjSpec.from_string(urdf)
+            spec.modelfiledir = str(path.parent)
         # A URDF loses its base link and its visuals otherwise.
         spec.compiler.fusestatic = False
         spec.compiler.discardvisual = False
         model = spec.compile()
     except (ValueError, OSError) as error:
         raise RobotConfigError(f"{path}: MuJoCo cannot read it: {error}") from error
-    _check_meshes(path, spec)
+    if urdf is not None:
+        _check_meshes(path, urdf, spec)
     changes: list[str] = []
     assumed: list[str] = []
     tool_body, tool_site = _find_tool(spec, model, tool, changes)
@@ -106,7 +115,7 @@ def survey(path: Path, tool: str | None = None, effort_nm: float | None = None) 
     base = model.body(chain[first - 1] if first else 0).name
     ranges = np.array([_range(spec, model, joint, changes) for joint in joints])
     efforts = np.array([_effort(model, joint, effort_nm, assumed) for joint in joints])
-    limits = _urdf_velocities(path)
+    limits = {} if urdf is None else _urdf_velocities(urdf)
     result = Survey(
         spec=spec,
         base_frame=base,
@@ -177,16 +186,49 @@ def _unused(name: str, used: Collection[str]) -> str:
 # What is in the model.
 
 
-def _check_meshes(path: Path, spec: mujoco.MjSpec) -> None:
+def _urdf(path: Path) -> str:
+    """A URDF with a folder in place of each ``package://NAME``, which MuJoCo does not know.
+
+    Raises:
+        RobotConfigError: it cannot be read, or names a package that is not found.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RobotConfigError(f"{path}: cannot be read: {error}") from error
+    return re.sub(
+        r"package://([^/\"']+)",
+        lambda found: escape(str(_package_folder(path, found[1])), {'"': "&quot;"}),
+        text,
+    )
+
+
+def _package_folder(path: Path, package: str) -> Path:
+    """Folder of a ROS package: that which holds ``path``, an installed one, or one beside that."""
+    above = path.resolve().parents
+    prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
+    candidates = (
+        *(folder for folder in above if folder.name == package),
+        *(Path(prefix) / "share" / package for prefix in prefixes),
+        *(folder / package for folder in above),
+    )
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise RobotConfigError(
+        f"{path}: package://{package} was not found: source the workspace that has it, or give "
+        "paths relative to the file"
+    )
+
+
+def _check_meshes(path: Path, urdf: str, spec: mujoco.MjSpec) -> None:
     """Refuse a URDF of which MuJoCo takes two meshes for one: those of one name in two folders.
 
     Raises:
         RobotConfigError: names a mesh that would collide with another one's shape.
     """
-    if path.suffix.lower() != ".urdf":
-        return
     files = {mesh.file for mesh in spec.meshes}
-    for mesh in ElementTree.parse(path).getroot().iterfind(".//collision//mesh"):
+    for mesh in ElementTree.fromstring(urdf).iterfind(".//collision//mesh"):
         if mesh.get("filename") not in files:
             raise RobotConfigError(
                 f"{path}: MuJoCo takes '{mesh.get('filename')}' for another mesh of that name; "
@@ -267,12 +309,10 @@ def _effort(model: mujoco.MjModel, joint: int, given_nm: float | None, assumed: 
     return given_nm
 
 
-def _urdf_velocities(path: Path) -> dict[str, float]:
+def _urdf_velocities(urdf: str) -> dict[str, float]:
     # MuJoCo does not keep what a URDF says of speed.
-    if path.suffix.lower() != ".urdf":
-        return {}
     found = {}
-    for joint in ElementTree.parse(path).getroot().iter("joint"):
+    for joint in ElementTree.fromstring(urdf).iter("joint"):
         limit = joint.find("limit")
         velocity = float(limit.get("velocity", 0.0)) if limit is not None else 0.0
         if velocity > 0.0:

@@ -6,6 +6,7 @@ All of it holds for the poses that were tried, no more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import mujoco
@@ -149,6 +150,10 @@ def find_goals(robot: RobotConfig, home: FloatArray, rng: np.random.Generator) -
     distance = np.linalg.norm(offset, axis=1)
     flat = np.hypot(offset[:, 0], offset[:, 1])
     azimuth = np.arctan2(offset[:, 1], offset[:, 0])
+    # About the direction of home: quantiles of angles that wrap would leave out one beside pi.
+    x, y = kinematics.tool_position(home)[:2]
+    ahead = math.atan2(y, x)
+    azimuth = ahead + np.remainder(azimuth - ahead + math.pi, math.tau) - math.pi
 
     def span(values: FloatArray, least: float, most: float) -> tuple[float, float]:
         a, b = np.quantile(values, (least, most))

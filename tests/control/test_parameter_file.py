@@ -15,6 +15,7 @@ ARGUMENTS = {
     "policy_path": ("policy", "ur5e_reach"),
     "control_rate_hz": ("rate", 0.0),
     "autostart": ("autostart", False),
+    "lockstep": ("", False),
 }
 
 
@@ -40,6 +41,12 @@ def test_the_argument_is_named_where_it_is_called_otherwise(tmp_path: Path) -> N
         judge(tmp_path, "/**:\n  ros__parameters:\n    policy_path: mine.onnx\n")
     with pytest.raises(ConfigError, match="give rate:=250, or"):
         judge(tmp_path, "/**:\n  ros__parameters:\n    control_rate_hz: 250\n")
+
+
+def test_what_the_launch_file_alone_decides_is_refused_in_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lockstep is 'True', and this launch file's is always"):
+        judge(tmp_path, "/**:\n  ros__parameters:\n    lockstep: true\n")
+    judge(tmp_path, "/**:\n  ros__parameters:\n    lockstep: false\n")
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,27 @@ from pathlib import Path
 
 import pytest
 from bench import Bench
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_srvs.srv import Trigger
 
+from smfp_control.demo_report import Scene
 from smfp_control.isolation import shared_memory_of
 
 pytestmark = pytest.mark.process
+
+# What a ros2_control manager, or another arm's node, may have on the same topic.
+FOREIGN = DiagnosticStatus(name="controller_manager: hardware", values=[KeyValue(key="ticks")])
+
+
+def test_what_others_say_on_diagnostics_is_passed_over() -> None:
+    scene = Scene()
+    for foreign in ([], [FOREIGN]):
+        scene.take_diagnostics(DiagnosticArray(status=foreign))
+        assert not scene.diagnostics
+    own = DiagnosticStatus(name="/policy_node", values=[KeyValue(key="ticks", value="7")])
+    scene.take_diagnostics(DiagnosticArray(status=[FOREIGN, own]))
+    assert scene.diagnostics == {"ticks": "7"}
+
 
 KEYS = [
     "goals",

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,18 @@ def test_a_description_may_say_only_what_differs_from_another(tmp_path: Path):
     assert robot == dataclasses.replace(base, name="cell", goals=goals)
 
 
+def test_an_error_in_the_file_that_is_extended_is_found_there(tmp_path: Path) -> None:
+    text = share_path("config/robots/ur5e.yaml").read_text()
+    (tmp_path / "base.yaml").write_text(text.replace("height_m: [", "height_m: [unknown, "))
+    cell = tmp_path / "cell.yaml"
+    cell.write_text("extends: base.yaml\nname: cell\ngoals: {axis_clearance_m: 0.2}\n")
+    with pytest.raises(RobotConfigError, match=r"base\.yaml:\d+: goals.height_m: "):
+        load_robot(cell)
+    cell.write_text("extends: base.yaml\ngoals: {height_m: [0]}\n")
+    with pytest.raises(RobotConfigError, match=r"cell\.yaml:2: goals.height_m: "):
+        load_robot(cell)
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
@@ -212,3 +225,45 @@ def test_a_description_that_leaves_no_goal_is_named_and_not_searched_for_ever():
 )
 def test_goal_out_of_reach_is_refused_with_the_reason(goal: list[float], text: str):
     assert text in (load_robot("ur5e").goals.refusal(np.array(goal)) or "")
+
+
+@pytest.mark.parametrize("azimuth", [2.0, 3.7, -2.6, 4.2])
+def test_goals_behind_the_base_are_within_a_range_that_goes_beyond_pi(azimuth: float) -> None:
+    shell = dataclasses.replace(load_robot("ur5e").goals, azimuth_rad=(2.0, 4.2))
+
+    def refusal(angle: float) -> str | None:
+        x, y, z = shell.center_m
+        flat = np.mean(shell.radius_m)
+        height = np.mean(shell.height_m)
+        flat = math.sqrt(flat**2 - (height - z) ** 2)
+        return shell.refusal(
+            np.array([x + flat * math.cos(angle), y + flat * math.sin(angle), height])
+        )
+
+    assert refusal(azimuth) is None
+    assert "azimuth 4.300 rad not in [2.0, 4.2]" in (refusal(4.3) or "")
+    assert "azimuth" in (refusal(0.0) or "") and "azimuth" in (refusal(1.9) or "")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"control_rate_hz": 125.0}, "policy.period_s: must be a whole number of control periods"),
+        ({"control_rate_hz": 30.0}, "policy.period_s"),
+    ],
+)
+def test_a_policy_period_that_no_control_period_fits_is_refused(
+    change: dict[str, float], text: str
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        dataclasses.replace(load_robot("ur5e"), **change)
+
+
+@pytest.mark.parametrize("topic", ["bad-topic", "a//b", "/1x", "joint states", "a/"])
+def test_names_that_are_no_topics_are_refused_by_their_field(topic: str) -> None:
+    robot = load_robot("ur5e")
+    with pytest.raises(ConfigError, match=r"^joint_states_topic: '.*' is no name of a topic"):
+        robot.connection(joint_states_topic=topic)
+    with pytest.raises(ConfigError, match=r"^forward_position: "):
+        dataclasses.replace(robot.topics, forward_position=topic)
+    assert robot.connection("", "/left/joint_states", "~/c_2").command_topic == "~/c_2"

@@ -19,6 +19,7 @@ from smfp_sim.arm import ArmModel, Kinematics
 from smfp_sim.clearance import ClearanceModel
 from smfp_sim.new_robot.__main__ import main
 from smfp_sim.new_robot.draft import Draft
+from smfp_sim.new_robot.model import save_model, survey
 
 LIMITS = ("--velocity-rad-s", "4.0", "--acceleration-rad-s2", "8.0")
 
@@ -256,6 +257,78 @@ def test_meshes_that_mujoco_takes_for_one_are_refused(
     )
     assert main([str(model), "-o", str(tmp_path / "it.yaml"), *LIMITS]) == 1
     assert "'collision/link.obj' for another mesh of that name" in capsys.readouterr().err
+
+
+def test_meshes_of_a_package_are_found(tmp_path: Path) -> None:
+    folder = tmp_path / "my_robot"
+    for part in ("meshes", "urdf"):
+        (folder / part).mkdir(parents=True)
+    with_meshes(folder / "meshes")
+    model = folder / "urdf" / "it.urdf"
+
+    def write(package: str) -> None:
+        mesh = f'<mesh filename="package://{package}/meshes/collision/link.obj"/>'
+        shape = f"<collision><geometry>{mesh}</geometry></collision>"
+        inertia = '<inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/>'
+        links = "".join(
+            f'<link name="{name}"><inertial><mass value="1"/>{inertia}</inertial>{shape}</link>'
+            for name in ("upper", "tool0")
+        )
+        joint = (
+            '<joint name="{0}" type="revolute"><parent link="{1}"/><child link="{2}"/>'
+            '<origin xyz="0 0 0.4"/><axis xyz="0 1 0"/>'
+            '<limit lower="-1" upper="1" effort="50" velocity="1"/></joint>'
+        )
+        joints = joint.format("a", "base", "upper") + joint.format("b", "upper", "tool0")
+        model.write_text(f'<robot name="it"><link name="base"/>{links}{joints}</robot>')
+
+    write("my_robot")
+    path = tmp_path / "robots" / "it.xml"
+    save_model(survey(model), path)
+    assert mujoco.MjModel.from_xml_path(str(path)).nmesh == 1
+    assert (path.parent / "it_assets" / "link.obj").is_file()
+    write("their_robot")
+    with pytest.raises(RobotConfigError, match="package://their_robot was not found"):
+        survey(model)
+
+
+@pytest.mark.parametrize("rate_hz", [50.0, 62.5, 100.0, 125.0, 250.0, 500.0])
+def test_a_draft_at_any_rate_can_be_trained_with(tmp_path: Path, rate_hz: float) -> None:
+    path = tmp_path / "it.yaml"
+    arguments = [str(crafted(tmp_path)), "-o", str(path), *LIMITS]
+    assert main([*arguments, "--control-rate-hz", f"{rate_hz}"]) == 0
+    policy = load_robot(path).policy
+    assert 0.01 <= policy.period_s <= 0.03
+    gymnasium.make("smfp/Reach-v0", robot=str(path)).reset(seed=0)
+
+
+def test_what_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
+    robots = tmp_path / "robots"
+    arguments = [str(crafted(tmp_path)), "-o", str(robots / "it.yaml"), *LIMITS]
+    assert main([*arguments, "--control-rate-hz", "30"]) == 1
+    assert not robots.exists()
+    assert main([*arguments, "--control-rate-hz", "100"]) == 0
+
+
+def test_goals_lie_where_an_arm_faces_that_faces_backwards(tmp_path: Path) -> None:
+    robot = load_robot("ur5e")
+    model = tmp_path / "backwards.xml"
+    text = robot.mjcf.read_text()
+    turned = 'name="shoulder_link" pos="0 0 0.1625" quat="0 0 0 1"'
+    assert turned in text
+    home = " ".join(map(str, robot.home_rad))
+    key = f'<keyframe><key name="home" qpos="{home}"/></keyframe></mujoco>'
+    text = text.replace("</mujoco>", key).replace(turned, turned.replace("0 0 0 1", "1 0 0 0"))
+    model.write_text(text)
+    path = tmp_path / "it.yaml"
+    assert main([str(model), "-o", str(path), *LIMITS, "--name", "it"]) == 0
+    drafted = load_robot(path)
+    kinematics = Kinematics(ArmModel(drafted))
+    tool = kinematics.tool_position(np.array(drafted.home_rad))
+    assert tool[0] < -0.2
+    rng = np.random.default_rng(0)
+    goals = np.array([drafted.goals.sample(rng) for _ in range(200)])
+    assert (goals[:, :2] @ tool[:2] > 0.0).mean() > 0.7
 
 
 @pytest.mark.parametrize("name", ["1", "on", "a: b", "x, y", "c #1", "null", 'a"b', "{a}", "1."])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from smfp_sim.plant import (
     Servo,
     load_plant,
 )
-from smfp_sim.plant_arm import PlantArm, make_arm
+from smfp_sim.plant_arm import PAYLOAD_BODY, PlantArm, make_arm
 from smfp_sim.tasks.reach import ReachEnv
 
 PLANTS = sorted((Path(__file__).resolve().parents[2] / "config/plants").glob("*.yaml"))
@@ -197,6 +198,29 @@ def test_dry_friction_resists_a_small_push(robot: RobotConfig) -> None:
         return float((arm.joint_position - robot.home_rad)[1])
 
     assert moved(0.0) > 1.3 * moved(1.0) > 1.3 * 1.3 * moved(2.0) > 0.0
+
+
+@pytest.mark.parametrize("written", ["quat", "euler", "frame"])
+def test_a_payload_hangs_at_the_tool_however_the_model_writes_it(
+    robot: RobotConfig, tmp_path: Path, written: str
+) -> None:
+    turn = {
+        "quat": '{} quat="0.7071068 0 0.7071068 0"/>',
+        "euler": '{} euler="0 1.5707963 0"/>',
+        "frame": '<frame pos="0 0 0.15" euler="0.3 0 0">{}/></frame>',
+    }[written]
+    text = robot.mjcf.read_text()
+    (site,) = re.findall(f'<site name="{robot.tool_site}"[^>]*/>', text)
+    plain = re.sub(r' (quat|euler)="[^"]*"|/>', "", site)
+    model = tmp_path / "it.xml"
+    model.write_text(text.replace(site, turn.format(plain)))
+    plant = Plant(payload=Payload(mass_kg=1.0, offset_m=(0.0, 0.0, 0.1)))
+    arm = PlantArm(replace(robot, mjcf=model), plant)
+    arm.reset(robot.home_rad, 0)
+    data, model_ = arm.data, arm.arm.model
+    site_id = arm.arm.tool_site
+    expected = data.site_xpos[site_id] + data.site_xmat[site_id].reshape(3, 3) @ [0.0, 0.0, 0.1]
+    np.testing.assert_allclose(data.xipos[model_.body(PAYLOAD_BODY).id], expected, atol=1e-6)
 
 
 def test_what_the_controller_does_not_know_of_weights_makes_the_arm_sag(robot: RobotConfig) -> None:

@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rich.table import Table
 
 from smfp_control.goals import goal_of
+from smfp_control.status import diagnostics_of
 from smfp_core.specs import FloatArray
 
 
@@ -28,8 +29,9 @@ class GoalRow:
 
 @dataclass
 class Scene:
-    """What the node says of itself, and the goals so far."""
+    """What the node of that full name says of itself, and the goals so far."""
 
+    node: str = "/policy_node"
     state: str = "starting"
     goal: FloatArray | None = None
     goal_kind: str = ""
@@ -52,9 +54,12 @@ class Scene:
         self.fault = values["fault"]
 
     def take_diagnostics(self, message: DiagnosticArray) -> None:
-        """A ``/diagnostics`` of the policy node."""
+        """A ``/diagnostics``: of the policy node, or of whatever else has something to say."""
+        values = diagnostics_of(message, self.node)
+        if values is None:
+            return
         stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
-        self.diagnostics = {item.key: item.value for item in message.status[0].values}
+        self.diagnostics = values
         ticks = int(self.diagnostics["ticks"])
         if "loop_rate_hz" not in self.diagnostics or not ticks:
             return

@@ -84,7 +84,11 @@ def described(executable: str) -> dict[str, Any]:
 
 
 def node_with_file(
-    kind: type[Node], executable: str, arguments: Mapping[str, tuple[str, type]], **fixed: bool
+    kind: type[Node],
+    executable: str,
+    arguments: Mapping[str, tuple[str, type]],
+    fixed: Mapping[str, bool],
+    asked_for: str = "",
 ) -> list[Action]:
     """A node with the file of parameters; its end ends the launch.
 
@@ -93,25 +97,29 @@ def node_with_file(
         executable: its name.
         arguments: by parameter, the launch argument that gives it, and its type. They go before
             the file, also where they are left out: a file that says otherwise ends the launch.
-        fixed: parameters that neither arguments nor the file can change.
+        fixed: parameters that no argument changes; nor may the file say otherwise.
+        asked_for: the launch argument that asks for the node, if it is not always there. Then its
+            end ends nothing else.
     """
     values = {name: typed(*argument) for name, argument in arguments.items()}
+    condition = IfCondition(LaunchConfiguration(asked_for)) if asked_for else None
 
     def check(context: LaunchContext) -> None:
         file, namespace = (LaunchConfiguration(x).perform(context) for x in ("config", "namespace"))
         given = {
             name: (argument, values[name].evaluate(context))
             for name, (argument, _) in arguments.items()
-        }
+        } | {name: ("", value) for name, value in fixed.items()}
         node = "/".join(["", *filter(None, namespace.split("/")), executable])
         refuse_contradictions(file, node, given)
 
     return [
-        OpaqueFunction(function=check),
+        OpaqueFunction(function=check, condition=condition),
         kind(
             **described(executable),
+            condition=condition,
             parameters=[LaunchConfiguration("config"), {**values, **fixed}],
-            on_exit=end_launch,
+            on_exit=None if asked_for else end_launch,
         ),
     ]
 
@@ -121,7 +129,7 @@ def policy_node(*text_arguments: str, **fixed: bool) -> list[Action]:
 
     Args:
         text_arguments: further arguments of the same names as its parameters, all text.
-        fixed: parameters that neither arguments nor the file of parameters can change.
+        fixed: as of ``node_with_file``.
     """
     arguments = {
         "robot": ("robot", str),
@@ -130,26 +138,15 @@ def policy_node(*text_arguments: str, **fixed: bool) -> list[Action]:
         "autostart": ("autostart", bool),
         **{name: (name, str) for name in text_arguments},
     }
-    return node_with_file(LifecycleNode, "policy_node", arguments, **fixed)
+    return node_with_file(LifecycleNode, "policy_node", arguments, fixed)
 
 
-def markers_node(publish_description: bool, *text_arguments: str) -> Node:
-    """The node that RViz and Foxglove listen to, where asked for; its end ends nothing else.
-
-    Args:
-        publish_description: off where the robot's driver has ``robot_description`` of its own.
-        text_arguments: further arguments of the same names as its parameters.
-    """
-    return Node(
-        **described("markers_node"),
-        condition=IfCondition(LaunchConfiguration("markers")),
-        parameters=[
-            {
-                "robot": typed("robot", str),
-                "policy_path": typed("policy", str),
-                "control_rate_hz": typed("rate", float),
-                "publish_description": publish_description,
-                **{name: typed(name, str) for name in text_arguments},
-            }
-        ],
-    )
+def markers_node(*text_arguments: str, **fixed: bool) -> list[Action]:
+    """The node that RViz and Foxglove listen to, where asked for; arguments as of the other."""
+    arguments = {
+        "robot": ("robot", str),
+        "policy_path": ("policy", str),
+        "control_rate_hz": ("rate", float),
+        **{name: (name, str) for name in text_arguments},
+    }
+    return node_with_file(Node, "markers_node", arguments, fixed, "markers")

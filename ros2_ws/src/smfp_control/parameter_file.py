@@ -21,13 +21,19 @@ def refuse_contradictions(
     Args:
         path: the file.
         node: full name of the node that it is for.
-        arguments: by parameter, the name of the launch argument and its value.
+        arguments: by parameter, the name of the launch argument and its value; an empty name where
+            the launch file alone decides.
 
     Raises:
         ConfigError: the file cannot be read, or gives one of these parameters another value.
     """
     for name, value in _stated(load_yaml(path), node):
         argument, given = arguments.get(name, ("", value))
+        if value != given and not argument:
+            raise ConfigError(
+                f"{path}: {name} is '{value}', and this launch file's is always '{given}': take "
+                f"{name} out of the file"
+            )
         if value != given:
             raise ConfigError(
                 f"{path}: {name} is '{value}', and the argument {argument}, which goes before it, "

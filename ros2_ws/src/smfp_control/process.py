@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 import rclpy
+from rclpy.exceptions import InvalidNamespaceException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -49,9 +50,12 @@ def node_beside_arm(name: str, namespace: str) -> Node:
     """A node in the namespace of one arm's nodes; empty: that of the ROS arguments, or the root.
 
     Raises:
-        ConfigError: the ROS arguments name another one.
+        ConfigError: it is no namespace, or the ROS arguments name another one.
     """
-    node = Node(name, namespace=namespace)
+    try:
+        node = Node(name, namespace=namespace)
+    except InvalidNamespaceException as error:
+        raise ConfigError(f"namespace: {str(error).splitlines()[0]} '{namespace}'") from error
     # A remap overrules the constructor. Of two names neither may win: each has an arm.
     remapped = node.get_namespace()
     if namespace and remapped != f"/{namespace.removeprefix('/')}":

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
@@ -127,6 +127,14 @@ def loop_diagnostics(
     values["safety_last_obstruction"] = loop.safety_filter.reason
     values["safety_interventions"] = str(sum(statistics.interventions.values()))
     return _pairs(values)
+
+
+def diagnostics_of(message: DiagnosticArray, node: str) -> dict[str, str] | None:
+    """Values of ``/diagnostics`` by the node of this full name; None if it is another one's."""
+    for status in message.status:
+        if status.name == node:
+            return {item.key: item.value for item in status.values}
+    return None
 
 
 def trained_with(control: ControlAssumptions) -> str:

@@ -41,7 +41,7 @@ from smfp_control.isolation import Child, local_environment, stop_children
 from smfp_control.parameters import ParameterError
 from smfp_control.process import interruptible
 from smfp_control.sim_node import SimNode
-from smfp_control.status import STATUS_QOS
+from smfp_control.status import STATUS_QOS, diagnostics_of
 from smfp_core.policy_file import PolicyFileError
 from smfp_core.rotation import angle
 from smfp_core.specs import FloatArray
@@ -270,7 +270,10 @@ class Rig:
         self.status = {item.key: item.value for item in message.values}
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        self._diagnostics = {item.key: item.value for item in message.status[0].values}
+        values = diagnostics_of(message, self._node.resolve_topic_name("policy_node"))
+        if values is None:
+            return
+        self._diagnostics = values
         stamp = message.header.stamp
         self._diagnosed_ns = stamp.sec * 10**9 + stamp.nanosec
 

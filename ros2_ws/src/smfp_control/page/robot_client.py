@@ -26,7 +26,7 @@ from smfp_control.joint_state import JointStateReader
 from smfp_control.page.node_status import NodeStatus
 from smfp_control.polling import create_polled_subscription
 from smfp_control.process import node_beside_arm
-from smfp_control.status import STATUS_QOS
+from smfp_control.status import STATUS_QOS, diagnostics_of
 from smfp_core.robot import CommandInterface, RobotConfig
 from smfp_core.specs import FloatArray
 
@@ -202,9 +202,9 @@ class RobotClient:
             seen.orientation = seen.goal[3:]
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            if status.name == self._policy_node:
-                self.seen.diagnostics = {item.key: item.value for item in status.values}
+        values = diagnostics_of(message, self._policy_node)
+        if values is not None:
+            self.seen.diagnostics = values
 
     def _on_command(self, message: Any) -> None:
         if self._interface == "forward_velocity":
