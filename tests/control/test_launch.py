@@ -163,3 +163,37 @@ def test_a_wrong_argument_ends_the_launch_with_a_readable_error(
     with launched(bench, file, argument) as process:
         bench.until(lambda: process.poll() is not None, "the launch to end")
     assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "parameter", "text"),
+    [
+        ("sim.launch.py", "markers_node: {ros__parameters: {robot: fr3}}", "give robot:=fr3"),
+        ("hardware.launch.py", "policy_node: {ros__parameters: {lockstep: true}}", "is always"),
+    ],
+)
+def test_a_file_of_parameters_that_says_otherwise_ends_the_launch(
+    bench: Bench,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    parameter: str,
+    text: str,
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"/**/{parameter}\n")
+    with launched(bench, file, f"config:={path}", "markers:=true") as process:
+        bench.until(lambda: process.poll() is not None, "the launch to end")
+    assert text in capsys.readouterr().out
+
+
+def test_the_file_of_parameters_reaches_the_markers(
+    bench: Bench, policy_path: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("/**/markers_node:\n  ros__parameters: {publish_description: false}\n")
+    arguments = [f"policy:={policy_path}", f"config:={path}", "markers:=true"]
+    with launched(bench, "sim.launch.py", *arguments):
+        request = GetParameters.Request(names=["publish_description"])
+        answer = bench.call(GetParameters, "markers_node/get_parameters", request)
+        assert not answer.values[0].bool_value
