@@ -118,17 +118,6 @@ def test_hardware_launch_starts_unconfigured_and_takes_its_arguments(
         bench.until(lambda: bench.commands, "commands")
 
 
-def test_hardware_launch_never_waits_for_states_as_a_simulation_does(
-    bench: Bench, policy_path: Path, tmp_path: Path
-) -> None:
-    config = tmp_path / "config.yaml"
-    config.write_text("/**/policy_node:\n  ros__parameters:\n    lockstep: true\n")
-    with launched(bench, "hardware.launch.py", f"policy:={policy_path}", f"config:={config}"):
-        request = GetParameters.Request(names=["lockstep"])
-        (value,) = bench.call(GetParameters, "policy_node/get_parameters", request).values
-        assert value.bool_value is False
-
-
 @pytest.mark.parametrize("file", ["sim.launch.py", "hardware.launch.py"])
 def test_a_file_that_contradicts_the_arguments_is_refused_and_one_that_repeats_them_is_not(
     bench: Bench,
