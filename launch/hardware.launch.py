@@ -18,7 +18,7 @@ emergency stop. `ros2 launch smfp_control hardware.launch.py --show-args` lists 
 from launch.actions import DeclareLaunchArgument
 
 from launch import LaunchDescription
-from smfp_control.launching import common_arguments, markers_node, policy_node
+from smfp_control.launching import checked_first, common_arguments, markers_node, policy_node
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -42,11 +42,13 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="",
                 description="Commands out; empty: as the robot description says",
             ),
-            # Lock-step waits for states as a simulation's clock does: no time-out, no deadline.
-            *policy_node(
-                "command_interface", "joint_states_topic", "command_topic", lockstep=False
+            *checked_first(
+                # Lock-step waits for states as a simulation's clock does: no time-out, no deadline.
+                policy_node(
+                    "command_interface", "joint_states_topic", "command_topic", lockstep=False
+                ),
+                # Drivers publish the description of the arm that they drive.
+                markers_node("joint_states_topic", publish_description=False),
             ),
-            # Drivers publish the description of the arm that they drive.
-            *markers_node("joint_states_topic", publish_description=False),
         ]
     )

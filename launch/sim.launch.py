@@ -18,7 +18,13 @@ Then send a goal (base frame, metres):
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
-from smfp_control.launching import common_arguments, markers_node, node_with_file, policy_node
+from smfp_control.launching import (
+    checked_first,
+    common_arguments,
+    markers_node,
+    node_with_file,
+    policy_node,
+)
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -26,13 +32,15 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *common_arguments("sim.yaml", autostart=True),
-            *node_with_file(
-                Node,
-                "sim_node",
-                {"robot": ("robot", str), "publish_rate_hz": ("rate", float)},
-                fixed={},
+            *checked_first(
+                node_with_file(
+                    Node,
+                    "sim_node",
+                    {"robot": ("robot", str), "publish_rate_hz": ("rate", float)},
+                    fixed={},
+                ),
+                policy_node(),
+                markers_node(),
             ),
-            *policy_node(),
-            *markers_node(),
         ]
     )

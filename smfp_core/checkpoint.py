@@ -38,12 +38,15 @@ def save(
     values: dict[str, Any],
     keep: int = 2,
 ) -> Path:
-    """Write checkpoint ``step`` below ``folder`` and drop all but the newest ``keep``.
+    """Write checkpoint ``step`` below ``folder``, if it is not there, and drop all but the newest
+    ``keep``.
 
-    The files are synced and the folder renamed into place last: a checkpoint that has its final
-    name is whole.
+    The files are synced and the folder renamed into place last, and renamed before it is deleted:
+    a checkpoint that has its final name is whole.
     """
     final = path_of(folder, step)
+    if final.exists():
+        return final
     temporary = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -55,11 +58,29 @@ def save(
     for file in temporary.iterdir():
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-    shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     for old in _all(folder)[:-keep]:
-        shutil.rmtree(old)
+        _drop(old)
     return final
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Drop the checkpoints beyond ``step``, from which a run goes on."""
+    for path in _all(folder):
+        if path > path_of(folder, step):
+            _drop(path)
+
+
+def tidy(folder: Path) -> None:
+    """Drop what processes that were killed have left half written; none may be at it."""
+    for path in folder.glob(".step_*"):
+        shutil.rmtree(path)
+
+
+def _drop(path: Path) -> None:
+    going = path.with_name(f".{path.name}.{os.getpid()}")
+    os.replace(path, going)
+    shutil.rmtree(going)
 
 
 def path_of(folder: Path, step: int) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from smfp_core.config import EnvKwargs
 from smfp_core.dm_control_env import PREFIX, make_dm_control
 from smfp_core.strict import ConfigError
 
@@ -32,7 +33,7 @@ class Transition(NamedTuple):
     info: dict[str, Any]
 
 
-def make_env(env_id: str, env_kwargs: dict[str, str], **extra: Any) -> gymnasium.Env:
+def make_env(env_id: str, env_kwargs: EnvKwargs, **extra: Any) -> gymnasium.Env:
     """An environment with vector observations and actions in [-1, 1].
 
     Args:
@@ -97,7 +98,7 @@ class Task(Protocol):
     @property
     def env_id(self) -> str: ...
     @property
-    def env_kwargs(self) -> dict[str, str]: ...
+    def env_kwargs(self) -> EnvKwargs: ...
     @property
     def seed(self) -> int: ...
 

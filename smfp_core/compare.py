@@ -209,7 +209,8 @@ def compare(arguments: Arguments) -> int:
     reference = config.reference if config else CompareConfig.reference
     rows, summary = ordered(rows, config), dict[str, Any]()
     if any(row.agent != report.RANDOM for row in rows):
-        summary = report.write_report(rows, reference, out)
+        agents = list(config.agents) if config else ()
+        summary = report.write_report(rows, reference, out, agents)
         print((out / "table.md").read_text(encoding="utf-8"))
     if arguments.json:
         write_atomically(arguments.json, record(rows, summary, outcomes))

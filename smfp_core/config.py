@@ -9,6 +9,8 @@ from typing import Literal
 
 from smfp_core.strict import ConfigError, load_dataclass
 
+EnvKwargs = dict[str, bool | int | float | str]
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -16,7 +18,7 @@ class TrainConfig:
 
     env_id: str
     """Gymnasium id; ``module:id`` imports the module that registers it."""
-    env_kwargs: dict[str, str] = field(default_factory=dict)
+    env_kwargs: EnvKwargs = field(default_factory=dict)
     """Keyword arguments of the environment."""
     agent: Literal["smfp", "flow", "sac", "td3", "crossq"] = "smfp"
     """Learning algorithm; ``flow`` is smfp with a policy of ``flow_steps`` evaluations."""
@@ -117,6 +119,13 @@ class TrainConfig:
     """Noise vectors tried at each evaluation, zero among them, for the deterministic mode."""
 
     def __post_init__(self) -> None:
+        for name, value in self.env_kwargs.items():
+            if isinstance(value, str) and value.lower() in ("true", "false"):
+                # To Python any text but an empty one is true.
+                raise ConfigError(
+                    f"env_kwargs.{name}: '{value}' is text; write {value.lower()} without quotes "
+                    f"in YAML, {value.capitalize()} on the command line"
+                )
         positive = (
             "steps n_step updates_per_round update_every batch_size replay_capacity "
             "loss_candidates act_candidates eval_every eval_episodes checkpoint_every log_every "

@@ -190,11 +190,13 @@ def film(
         imageio.imwrite(path, frames, fps=rate_hz)
 
 
-def deterministic_noise(run: Path, n_act: int) -> NDArray[np.float32]:
-    """The noise that training last chose for the deterministic mode; zeros before it has."""
+def deterministic_noise(run: Path, agent: Agent) -> NDArray[np.float32]:
+    """The noise [n_act] that training last chose for the deterministic mode; zeros before it has,
+    and for agents that choose none.
+    """
     path = run / "deterministic_noise.json"
-    if not path.is_file():
-        return np.zeros(n_act, np.float32)
+    if not agent.CHOOSES_NOISE or not path.is_file():
+        return np.zeros(agent.n_act, np.float32)
     return np.array(json.loads(path.read_text(encoding="utf-8"))["noise"], np.float32)
 
 
@@ -243,7 +245,7 @@ def _load(path: Path, episodes: int) -> _Judged:
 
     set_up_training_process()
     agent = load_agent(path)
-    modes = agent_policies(agent, deterministic_noise(path, agent.n_act))
+    modes = agent_policies(agent, deterministic_noise(path, agent))
     steps = max(checkpoint.steps(path / "checkpoints"))
     envs = evaluation_envs(agent.config, episodes)
     return _Judged(agent.config, envs, modes, {"policy_sha256": None, "env_steps": steps})

@@ -193,7 +193,7 @@ def export_run(run: Path, output: Path) -> PolicyFile:
     chosen = np.linspace(0, len(rows) - 1, GOLDEN_ROWS).astype(int)
     observations = np.ascontiguousarray(rows[chosen, :n_obs], np.float32)
     golden = golden_vectors(agent, observations, config.seed)
-    noise = deterministic_noise(run, agent.n_act)
+    noise = deterministic_noise(run, agent)
     origin = read_provenance(run)
     metadata = policy_metadata(
         agent, config, contract, noise, golden, values["step"], origin.git_revision

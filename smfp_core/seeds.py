@@ -66,7 +66,10 @@ class SeedTrainer:
         common = set.intersection(*found)
         if not common:
             folders = ", ".join(str(t.folder) for t in self.trainers)
-            raise CheckpointError(f"{folders}: no step that all of them have a checkpoint of")
+            raise CheckpointError(
+                f"{folders}: no step that all of them have a checkpoint of; remove them to begin "
+                "anew"
+            )
         for trainer in self.trainers:
             trainer.restore(max(common))
 
@@ -77,6 +80,9 @@ class SeedTrainer:
             self._advance(logs)
             for trainer, log in zip(self.trainers, logs, strict=True):
                 trainer.keep_up(log, clock)
+            # One after the other, without an evaluation between: a kill leaves them at one step.
+            for trainer in self.trainers:
+                trainer.save_if_due()
         return all([trainer.finish() for trainer in self.trainers])
 
     def _advance(self, logs: list[RunLog]) -> None:

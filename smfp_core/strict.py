@@ -98,7 +98,8 @@ def from_mapping(cls: type[T], data: Any, where: str = "") -> T:
 
     Args:
         cls: a dataclass; its field types may be bool, int, float, str, Path, Literal, optional
-            types, homogeneous or fixed tuples, ``dict[str, X]`` and other dataclasses.
+            types, unions of the first four, homogeneous or fixed tuples, ``dict[str, X]`` and other
+            dataclasses.
         data: the mapping.
         where: path of ``data`` within its file, for the error text.
 
@@ -152,8 +153,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        (inner,) = (arg for arg in args if arg is not type(None))
-        return _convert(inner, value, where)
+        inner = tuple(arg for arg in args if arg is not type(None))
+        if len(inner) == 1:
+            return _convert(inner[0], value, where)
+        if type(value) not in inner:
+            kinds = " or ".join(_KINDS[kind] for kind in inner)
+            raise ConfigError(f"{where}: expected {kinds}, got {_shown(value)}")
+        return _convert_scalar(type(value), value, where)
     if origin is Literal:
         if value not in args:
             raise ConfigError(f"{where}: must be one of {list(args)}, got {_shown(value)}")
@@ -180,6 +186,9 @@ def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, 
     return tuple(_convert(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(pairs))
 
 
+_KINDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+
+
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value):
@@ -191,11 +200,5 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is Any:
         return value
-    wanted = {
-        float: "a number",
-        int: "a whole number",
-        str: "text",
-        bool: "true or false",
-    }
-    kind = wanted.get(hint, getattr(hint, "__name__", str(hint)))
+    kind = _KINDS.get(hint, getattr(hint, "__name__", str(hint)))
     raise ConfigError(f"{where}: expected {kind}, got {_shown(value)}")

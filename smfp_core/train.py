@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fcntl
 import json
 import signal
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -88,20 +90,41 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in ``folder``; the lock ends with this process.
+
+    Raises:
+        ConfigError: another one is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".training").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{folder}: another process is training in it") from error
+        yield
+
+
 def prepare(config: TrainConfig, folder: Path, resume: bool) -> Trainer:
-    """The trainer of a run, and its folder.
+    """The trainer of a run, and its folder, which is ``locked``.
 
     Raises:
         ConfigError: the folder holds a run already, or the task cannot be made.
     """
-    if not resume and (folder / "checkpoints").exists():
+    checkpoints = folder / "checkpoints"
+    held = checkpoint.steps(checkpoints)
+    if not resume and held:
         raise ConfigError(f"{folder}: holds a run already; --resume it, or give another --run-dir")
+    checkpoint.tidy(checkpoints)
     if resume:
-        reached = max(checkpoint.steps(folder / "checkpoints"), default=0)
+        reached = max(held, default=0)
         if config.steps < reached:
             raise ConfigError(f"steps: {config.steps}, but {folder} is at step {reached} already")
     else:
         forget_contract(folder)
+        for name in ("deterministic_noise.json", "train.csv", "evaluations.csv"):
+            (folder / name).unlink(missing_ok=True)
     text = yaml.safe_dump(to_mapping(config), sort_keys=False)
     write_atomically(folder / "config.yaml", text)
     return Trainer(config, folder)
@@ -110,8 +133,11 @@ def prepare(config: TrainConfig, folder: Path, resume: bool) -> Trainer:
 def main() -> None:
     """Entry point of ``python -m smfp_core.train``."""
     set_up_training_process()
+    locks = ExitStack()  # held until this process ends
     try:
         runs, resume = parse_arguments(sys.argv[1:])
+        for _, folder in runs:
+            locks.enter_context(locked(folder))
         trainers = [prepare(config, folder, resume) for config, folder in runs]
         whole = SeedTrainer(trainers) if len(trainers) > 1 else trainers[0]
         if resume:

@@ -85,6 +85,7 @@ class Trainer:
         while self.step < config.steps and not self.stop_requested:
             self.advance(log)
             self.keep_up(log, clock)
+            self.save_if_due()
         return self.finish()
 
     def advance(self, log: RunLog) -> None:
@@ -138,16 +139,18 @@ class Trainer:
         self.step += 1
 
     def keep_up(self, log: RunLog, clock: Clock) -> None:
-        """Log, evaluate and write a checkpoint where the step just made asks for it."""
+        """Log and evaluate where the step just made asks for it."""
         config = self.config
-        last = self.step == config.steps
         self.wall_s = clock()
         if self.step % config.log_every == 0:
             log.training(self.step, self.wall_s, self._checked(self.metrics))
-        if self.step % config.eval_every == 0 or last:
+        if self.step % config.eval_every == 0 or self.step == config.steps:
             self._evaluate(log)
             self.wall_s = clock()
-        if self.step % config.checkpoint_every == 0 or last:
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint where the step just made asks for it."""
+        if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
             self.save()
 
     def finish(self) -> bool:
@@ -244,3 +247,4 @@ class Trainer:
         self.collector.restore(checkpoint.under(arrays, "collector"))
         self.rng.bit_generator.state = values["rng"]
         self.step, self.wall_s = values["step"], values["wall_s"]
+        checkpoint.drop_after(folder, self.step)

@@ -265,7 +265,7 @@ def _measure(
     config = from_mapping(TrainConfig, policy.metadata.training.config)
     keywords = {k: v for k, v in config.env_kwargs.items() if k != "randomization"}
     # A user's robot is known by the path of its YAML alone.
-    robot = keywords.get("robot", policy.robot_name)
+    robot = str(keywords.get("robot", policy.robot_name))
     seeds = [episode_seed(arguments.seed, EVALUATION, i) for i in range(arguments.episodes)]
     name, period_s = policy.path.stem, policy.action.control_period_s
     for plant in arguments.plants:

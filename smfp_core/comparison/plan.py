@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from smfp_core.atomic import write_atomically
-from smfp_core.config import TrainConfig
+from smfp_core.config import EnvKwargs, TrainConfig
 from smfp_core.strict import ConfigError, from_mapping, load_dataclass, load_yaml, to_mapping
 
 PeerName = Literal["sb3_sac", "sb3_td3", "sbx_crossq", "random"]
@@ -33,7 +33,7 @@ class PeerConfig:
     steps: int
     eval_every: int
     eval_episodes: int
-    env_kwargs: dict[str, str] = field(default_factory=dict)
+    env_kwargs: EnvKwargs = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     """Of the library's constructor. ``action_noise_std`` is TD3's exploration, in half-ranges of
     the action box (0.1, as in its paper); the library itself would not explore."""
@@ -72,7 +72,7 @@ class CompareConfig:
     """Every agent runs once with each, in every task."""
     steps: int
     """Environment steps of a run."""
-    env_kwargs: dict[str, str] = field(default_factory=dict)
+    env_kwargs: EnvKwargs = field(default_factory=dict)
     """Keyword arguments of the environments, the same in all tasks and for all agents."""
     eval_every: int = 5_000
     """Steps between evaluations."""

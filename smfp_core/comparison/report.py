@@ -8,7 +8,7 @@ tables and curves of its own and no number mixes two of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,17 @@ class Evaluations:
     """The rows of a comparison, looked up by task, agent and protocol.
 
     Args:
-        rows: in the order in which tasks and agents are to be shown.
+        rows: in the order in which tasks are to be shown.
         reference: agent whose final return is one on the normalised scale.
+        agents: in the order in which they are to be shown, the one that is set against each of the
+            others first; default: as the rows have them.
     """
 
-    def __init__(self, rows: Sequence[Row], reference: str) -> None:
+    def __init__(self, rows: Sequence[Row], reference: str, agents: Sequence[str] = ()) -> None:
         self.tasks = list(dict.fromkeys(row.task for row in rows))
-        self.agents = list(dict.fromkeys(row.agent for row in rows if row.agent != RANDOM))
+        present_agents = dict.fromkeys(row.agent for row in rows if row.agent != RANDOM)
+        self.agents = [a for a in agents or present_agents if a in present_agents]
+        self.first = agents[0] if agents else next(iter(present_agents), "")
         self.reference = reference
         present = {row.protocol for row in rows if row.agent != RANDOM}
         self.protocols = [p for p in PROTOCOLS if p in present]
@@ -71,9 +75,20 @@ class Evaluations:
             steps.setdefault(row.step, []).append(row.return_mean)
         return {step: np.array(values) for step, values in steps.items()}
 
+    def final_by_seed(self, task: str, agent: str, protocol: str) -> dict[int, float]:
+        """Returns of the runs that came to the task's last step, by their seed."""
+        rows, last = self._rows.get((task, agent, protocol), ()), self.last_step[task]
+        return {row.seed: row.return_mean for row in rows if row.step == last}
+
     def final(self, task: str, agent: str, protocol: str) -> Scores:
         """Returns [seeds] of the runs that came to the task's last step."""
-        return self.curve(task, agent, protocol).get(self.last_step[task], np.array([]))
+        return np.array(list(self.final_by_seed(task, agent, protocol).values()))
+
+    def shared(self, tasks: Iterable[str], agent: str, protocol: str) -> list[Scores]:
+        """For each of ``tasks`` the final returns [seeds] of the seeds that all of them have."""
+        found = [self.final_by_seed(task, agent, protocol) for task in tasks]
+        seeds = set.intersection(*map(set, found)) if found else set()
+        return [np.array([values[seed] for seed in sorted(seeds)]) for values in found]
 
     def shortest_s(self, task: str) -> float:
         """Wall time of the run that came first to the task's last step; NaN where none did."""
@@ -140,15 +155,19 @@ def summarise(evaluations: Evaluations) -> dict[str, Any]:
             cells = {a: {"iqm": estimate([v]), "seeds": len(v)} for a, v in then.items() if len(v)}
             if len(cells) > 1:
                 equal_time[task] = {"wall_s": wall_s, "agents": cells}
-        # An aggregate over other tasks than its neighbour's would be another quantity.
-        whole = [a for a in agents if scaled and all(len(final[t, a]) for t in scaled)]
-        normalised = {
-            a: estimate([anchor.normalised(final[t, a]) for t, anchor in scaled.items()])
-            for a in whole
-        }
-        first = agents[0]
+        # An aggregate over other tasks than its neighbour's would be another quantity, and one with
+        # more seeds of one task than of another would be that task's.
+        normalised = {}
+        for a in agents:
+            returns = e.shared(scaled, a, protocol)
+            if returns and len(returns[0]):
+                pairs = zip(scaled.values(), returns, strict=True)
+                normalised[a] = estimate([anchor.normalised(values) for anchor, values in pairs])
+        first = e.first
         better = {}
-        for other in agents[1:]:
+        for other in agents if first in agents else ():
+            if other == first:
+                continue
             shared = [t for t in e.tasks if len(final[t, first]) and len(final[t, other])]
             if shared:
                 ours, theirs = ([final[t, agent] for t in shared] for agent in (first, other))
@@ -254,10 +273,12 @@ def draw_curves(evaluations: Evaluations, folder: Path) -> list[Path]:
     return paths
 
 
-def write_report(rows: Sequence[Row], reference: str, folder: Path) -> dict[str, Any]:
+def write_report(
+    rows: Sequence[Row], reference: str, folder: Path, agents: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write ``table.md`` and the curves into a folder and return the summary."""
     folder.mkdir(parents=True, exist_ok=True)
-    evaluations = Evaluations(rows, reference)
+    evaluations = Evaluations(rows, reference, agents)
     summary = summarise(evaluations)
     write_atomically(folder / "table.md", markdown(summary))
     draw_curves(evaluations, folder)

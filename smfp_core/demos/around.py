@@ -26,6 +26,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from smfp_core import checkpoint
 from smfp_core.atomic import write_atomically
 from smfp_core.collector import EVALUATION, episode_seed, evaluation_envs
 from smfp_core.config import TrainConfig, load_config
@@ -113,7 +114,7 @@ def train(arguments: Arguments, agent: str, seed: int) -> Path:
     folder = arguments.runs / f"{agent}_seed{seed}"
     config = configuration(arguments, agent, seed)
     command = [sys.executable, "-m", "smfp_core.train"]
-    if (folder / "checkpoints").exists():
+    if checkpoint.steps(folder / "checkpoints"):
         before = load_config(folder / "config.yaml")
         if dataclasses.replace(before, steps=config.steps) != config:
             raise ConfigError(

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ try:
 except (packages.PackageNotFoundError, OSError):  # OSError: nothing is sourced
     pytest.skip("launch files need the package built and sourced", allow_module_level=True)
 
-from bench import Bench, FakeDriver, open_bench  # noqa: E402
+from bench import PATIENCE_S, Bench, FakeDriver, open_bench  # noqa: E402
 from rcl_interfaces.srv import GetParameters  # noqa: E402
 
 from smfp_core.robot import RobotConfig  # noqa: E402
@@ -49,6 +49,11 @@ def launched(bench: Bench, file: str, *arguments: str) -> Iterator[subprocess.Po
         try:
             yield process
         finally:
+            # Killed, it would leave the nodes behind.
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(PATIENCE_S)
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -173,7 +178,8 @@ def test_a_file_of_parameters_that_says_otherwise_ends_the_launch(
     path.write_text(f"/**/{parameter}\n")
     with launched(bench, file, f"config:={path}", "markers:=true") as process:
         bench.until(lambda: process.poll() is not None, "the launch to end")
-    assert text in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert text in said and "process started" not in said
 
 
 def test_the_file_of_parameters_reaches_the_markers(

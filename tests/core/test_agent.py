@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+from shutil import which
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,8 @@ def test_collected_actions_lie_in_the_box_and_vary(name: str):
     assert actions.std() > 0.05
 
 
+@pytest.mark.skipif(not (which("g++") or which("clang++")), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("error:compile")  # the announcement that it goes on uncompiled
 @pytest.mark.parametrize("name", ["smfp", "sac"])  # each takes a compiler half a minute
 def test_compiled_update_gives_the_losses_of_the_plain_one(name: str):
     rates = {"actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4, "target_rate": 0.005}

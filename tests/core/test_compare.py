@@ -499,6 +499,31 @@ def test_scores_are_normalised_by_the_random_policy_and_the_reference():
     assert part["improvement"]["over"]["sac"]["probability"][0] == pytest.approx(0.75)
 
 
+def test_tasks_count_alike_also_where_one_has_more_seeds():
+    rows = rows_of(SCORES)
+    rows += [Row("A", "smfp", seed, 10, "deterministic", 1000.0, 0.0, 1.0) for seed in (7, 8)]
+    more = report.summarise(report.Evaluations(rows, "sac"))["protocols"]["deterministic"]
+    alike = report.summarise(report.Evaluations(rows_of(SCORES), "sac"))["protocols"]
+    assert more["normalised"] == alike["deterministic"]["normalised"]
+    assert more["tasks"]["A"]["smfp"]["seeds"] == 4
+    # Of B there is now a seed that A has not: none is left to be aggregated.
+    other = [r for r in rows if (r.task, r.agent) != ("B", "smfp")]
+    other += [Row("B", "smfp", 9, 10, "deterministic", 0.0, 0.0, 1.0)]
+    part = report.summarise(report.Evaluations(other, "sac"))["protocols"]["deterministic"]
+    assert list(part["normalised"]) == ["sac"]
+
+
+def test_the_first_agent_of_the_configuration_stays_the_one_that_is_compared():
+    rows = [r for r in rows_of(SCORES) if (r.task, r.agent) != ("A", "smfp")]
+    evaluations = report.Evaluations(rows, "sac", ["smfp", "sac"])
+    part = report.summarise(evaluations)["protocols"]["deterministic"]
+    assert part["improvement"]["of"] == "smfp" and list(part["improvement"]["over"]) == ["sac"]
+    assert evaluations.agents == ["smfp", "sac"]
+    alone = [r for r in rows if r.agent != "smfp"]
+    part = report.summarise(report.Evaluations(alone, "sac", ["smfp", "sac"]))["protocols"]
+    assert part["deterministic"]["improvement"]["over"] == {}
+
+
 def test_protocols_are_never_mixed():
     rows = rows_of(SCORES)
     part = report.summarise(report.Evaluations(rows, "sac"))["protocols"]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from smfp_core.collector import make_env
+from smfp_core.config import load_config
 from smfp_core.strict import ConfigError
 from smfp_core.tasks import MUJOCO_IDS, examine
 
@@ -157,3 +158,14 @@ def test_report_tells_a_task_that_fails_from_one_that_runs(tmp_path: Path):
     runs, fails = json.loads(path.read_text())["tasks"]
     assert (runs["observations"], runs["actions"], runs["reproducible"]) == (11, 3, True)
     assert fails["error"]
+
+
+def test_switches_and_numbers_of_an_environment_reach_it(tmp_path: Path):
+    path = tmp_path / "hopper.yaml"
+    kwargs = "{terminate_when_unhealthy: false, forward_reward_weight: 2.5}"
+    path.write_text(f"env_id: Hopper-v5\nenv_kwargs: {kwargs}\n")
+    config = load_config(path)
+    env = make_env(config.env_id, config.env_kwargs)
+    assert env.unwrapped._forward_reward_weight == 2.5  # type: ignore[attr-defined]
+    env.reset(seed=0)
+    assert not any(env.step(env.action_space.sample())[2] for _ in range(200))

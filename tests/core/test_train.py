@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 
 import imageio.v3 as imageio
+import numpy as np
 import onnx
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from smfp_core import checkpoint, export
+from smfp_core import checkpoint, export, train
 from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.export import export_run, policy_graph
 from smfp_core.policy_file import PolicyFile, PolicyFileError
@@ -194,6 +195,8 @@ def test_evaluate_and_export_take_a_run(finished: Path, tmp_path: Path):
         ),
         ({"env_id": "NoSuch-v0"}, "env_id: 'NoSuch-v0' cannot be made"),
         ({"env_kwargs": {"robot": "ur99"}}, "ur99"),
+        ({"env_kwargs": {"robot": "True"}}, "env_kwargs.robot: 'True' is text; write true without"),
+        ({"env_kwargs": {"robot": [1]}}, "env_kwargs.robot: expected true or false or a whole"),
         ({"env_id": "CartPole-v1", "env_kwargs": {}}, "needs Box spaces"),
     ],
 )
@@ -275,10 +278,55 @@ def test_a_run_that_begins_anew_keeps_nothing_of_a_dead_one(tmp_path: Path):
     folder.mkdir()
     (folder / "provenance.json").write_text('{"command": "old"}')
     (folder / "contract.json").write_text('{"robot_name": "old"}')
-    result = run("--config", write_config(tmp_path, steps=310), "--run-dir", folder)
+    (folder / "deterministic_noise.json").write_text('{"noise": [1.7]}')
+    (folder / "train.csv").write_text("step,critic_loss\n100,1.0\n")
+    (folder / "evaluations.csv").write_text("step,mode\n100,sampled\n")
+    # While it wrote its first checkpoint.
+    half = folder / "checkpoints" / ".step_000000100.4711"
+    half.mkdir(parents=True)
+    (half / "agent.safetensors").write_text("half")
+    path = write_config(tmp_path, steps=310, log_every=5)
+    result = run("--config", path, "--run-dir", folder)
     assert result.returncode == 0, result.stderr
     assert "smfp_core.train" in json.loads((folder / "provenance.json").read_text())["command"]
     assert json.loads((folder / "contract.json").read_text())["robot_name"] == "ur5e"
+    with (folder / "train.csv").open(newline="") as file:
+        assert "mirror_loss" in next(csv.reader(file))
+    assert "return_mean" in (folder / "evaluations.csv").read_text()
+    assert "1.7" not in (folder / "deterministic_noise.json").read_text()
+    assert not half.exists()
+
+
+def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path: Path):
+    folder = tmp_path / "run"
+    with train.locked(folder):
+        result = run("--config", write_config(tmp_path), "--run-dir", folder)
+    assert result.returncode == 1
+    assert f"{folder}: another process is training in it" in result.stderr
+    assert not (folder / "config.yaml").exists()
+
+
+def test_checkpoints_are_whole_or_have_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def save(step: int, value: float) -> None:
+        checkpoint.save(tmp_path, step, {"w": torch.tensor(value)}, {"a": np.zeros(1)}, {})
+
+    def killed(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in (10, 20):
+        save(step, float(step))
+    # What is there is not written again, so that it cannot be lost meanwhile.
+    save(20, 99.0)
+    assert checkpoint.load_agent_tensors(checkpoint.latest(tmp_path))["w"] == 20.0
+    # A process that is killed while it deletes the oldest leaves no half of it.
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+    monkeypatch.setattr(checkpoint.os, "getpid", lambda: 4711)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.drop_after(tmp_path, 10)
+    assert checkpoint.steps(tmp_path) == {10}
+    monkeypatch.undo()
+    checkpoint.tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000000010"]
 
 
 def test_a_run_made_on_a_gpu_is_exported_without_one(finished: Path, tmp_path: Path):

@@ -89,8 +89,8 @@ def node_with_file(
     arguments: Mapping[str, tuple[str, type]],
     fixed: Mapping[str, bool],
     asked_for: str = "",
-) -> list[Action]:
-    """A node with the file of parameters; its end ends the launch.
+) -> tuple[Action, Action]:
+    """The check of the file of parameters, and a node with that file, whose end ends the launch.
 
     Args:
         kind: of node.
@@ -113,7 +113,7 @@ def node_with_file(
         node = "/".join(["", *filter(None, namespace.split("/")), executable])
         refuse_contradictions(file, node, given)
 
-    return [
+    return (
         OpaqueFunction(function=check, condition=condition),
         kind(
             **described(executable),
@@ -121,10 +121,15 @@ def node_with_file(
             parameters=[LaunchConfiguration("config"), {**values, **fixed}],
             on_exit=None if asked_for else end_launch,
         ),
-    ]
+    )
 
 
-def policy_node(*text_arguments: str, **fixed: bool) -> list[Action]:
+def checked_first(*nodes: tuple[Action, Action]) -> list[Action]:
+    """All checks before the first node: a launch that ends by an error leaves nodes running."""
+    return [*(check for check, _ in nodes), *(node for _, node in nodes)]
+
+
+def policy_node(*text_arguments: str, **fixed: bool) -> tuple[Action, Action]:
     """The policy node.
 
     Args:
@@ -141,7 +146,7 @@ def policy_node(*text_arguments: str, **fixed: bool) -> list[Action]:
     return node_with_file(LifecycleNode, "policy_node", arguments, fixed)
 
 
-def markers_node(*text_arguments: str, **fixed: bool) -> list[Action]:
+def markers_node(*text_arguments: str, **fixed: bool) -> tuple[Action, Action]:
     """The node that RViz and Foxglove listen to, where asked for; arguments as of the other."""
     arguments = {
         "robot": ("robot", str),
