@@ -8,10 +8,12 @@ or batched over seeds, and gives the same numbers.
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -297,18 +299,34 @@ def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*arguments: Any) -> Any:
         nonlocal works
-        if works:
+        while works:
             try:
                 return fast(*arguments)
             except Exception as error:
                 # Compilation comes before execution: nothing has been written yet.
                 if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                     raise
-                works = False
-                _announce_eager(f"compilation failed ({str(error).splitlines()[0]})")
+                if not _drop_broken_library(str(error)):
+                    works = False
+                    _announce_eager(f"compilation failed ({' '.join(str(error).split())[:300]})")
         return step(*arguments)
 
     return call
+
+
+def _drop_broken_library(error: str) -> bool:
+    """Whether compilation failed at a library of torch's cache, which is deleted then.
+
+    A compiler that was killed leaves half of one, which torch takes for whole in every later run.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    found = re.search(r"(/\S+\.main\.so): ", error)
+    path = Path(found[1]) if found else None
+    if path is None or Path(cache_dir()) not in path.parents or not path.exists():
+        return False
+    path.unlink()
+    return True
 
 
 def _announce_eager(reason: str) -> None:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 from shutil import which
 from typing import Any
 
@@ -211,6 +215,32 @@ def test_compiled_update_gives_the_losses_of_the_plain_one(name: str):
         assert expected.keys() == got.keys()
         for name, value in expected.items():
             torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.skipif(not (which("g++") or which("clang++")), reason="needs a C++ compiler")
+def test_a_compiler_that_was_killed_costs_no_later_run_its_speed(tmp_path: Path):
+    code = (
+        "import warnings, torch\n"
+        "from smfp_core.agents.base import compiled\n"
+        "warnings.simplefilter('error', UserWarning)\n"
+        "step = compiled(lambda x: torch.tanh(x) * 2 + 1)\n"
+        "print(step(torch.zeros(64)).sum().item())"
+    )
+
+    def run() -> str:
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        )
+        return done.stdout or done.stderr
+
+    assert run() == "64.0\n"
+    libraries = list(tmp_path.rglob("*.main.so"))
+    assert libraries
+    for library in libraries:
+        library.write_bytes(b"")
+    assert run() == "64.0\n"
+    assert all(library.stat().st_size for library in libraries)
 
 
 @pytest.mark.parametrize("name", AGENTS)
