@@ -268,7 +268,8 @@ def test_a_guard_that_forgot_everything_is_as_careful_as_before() -> None:
 
 
 def test_a_slower_control_rate_keeps_the_same_promises() -> None:
-    slow = dataclasses.replace(ROBOT, control_rate_hz=125.0)
+    motion = dataclasses.replace(ROBOT.policy, period_s=0.024)
+    slow = dataclasses.replace(ROBOT, control_rate_hz=125.0, policy=motion)
     guard = PathGuard(ClearanceModel(slow), slow.limits.acceleration, 0.008)
     safe = SafetyFilter(slow.limits, 0.008, guard)
     watch = ClearanceModel(slow)
