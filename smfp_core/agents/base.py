@@ -296,6 +296,7 @@ def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
         _announce_eager("no C++ compiler (g++ or clang++) is installed")
         return step
     fast, works = torch.compile(step, fullgraph=True, dynamic=False), True
+    dropped: set[Path] = set()
 
     def call(*arguments: Any) -> Any:
         nonlocal works
@@ -306,7 +307,12 @@ def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
                 # Compilation comes before execution: nothing has been written yet.
                 if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                     raise
-                if not _drop_broken_library(str(error)):
+                broken = _broken_library(str(error))
+                # Once: where libraries cannot be loaded at all, the next one cannot, either.
+                if broken is not None and broken not in dropped:
+                    dropped.add(broken)
+                    broken.unlink()
+                else:
                     works = False
                     _announce_eager(f"compilation failed ({' '.join(str(error).split())[:300]})")
         return step(*arguments)
@@ -314,8 +320,8 @@ def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _drop_broken_library(error: str) -> bool:
-    """Whether compilation failed at a library of torch's cache, which is deleted then.
+def _broken_library(error: str) -> Path | None:
+    """The library of torch's cache at which compilation failed, if that is what the text says.
 
     A compiler that was killed leaves half of one, which torch takes for whole in every later run.
     """
@@ -323,10 +329,7 @@ def _drop_broken_library(error: str) -> bool:
 
     found = re.search(r"(/\S+\.main\.so): ", error)
     path = Path(found[1]) if found else None
-    if path is None or Path(cache_dir()) not in path.parents or not path.exists():
-        return False
-    path.unlink()
-    return True
+    return path if path and Path(cache_dir()) in path.parents and path.exists() else None
 
 
 def _announce_eager(reason: str) -> None:
