@@ -357,7 +357,7 @@ class FakeDriver:
             taken=[controller.taken for controller in self.controllers],
             ignored=[controller.ignored for controller in self.controllers],
             numbers=[number for number, _ in commands],
-            commands=np.array([v for _, v in commands]).reshape(len(commands), -1),
+            commands=np.array([v for _, v in commands]).reshape(-1, len(self.joints)),
             **arrays,
         )
         os.replace(temporary, path)
