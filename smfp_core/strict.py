@@ -67,10 +67,9 @@ def errors_in(path: str | Path, base: Path | None = None) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        file = Path(path)
-        depth, line = _place_of(file, str(error))
-        if base is not None and _place_of(base, str(error))[0] > depth:
-            file, line = base, _place_of(base, str(error))[1]
+        files = [Path(path), *([base] if base else [])]
+        places = [(file, *_place_of(file, str(error))) for file in files]
+        file, _, line = max(places, key=lambda place: place[1])  # the first of equals
         raise ConfigError(f"{file}:{f'{line}:' if line else ''} {error}") from error
 
 

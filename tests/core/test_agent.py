@@ -17,6 +17,9 @@ from smfp_core.config import TrainConfig
 from smfp_core.objective import Proposals, propose
 from smfp_core.replay import Batch
 
+needs_compiler = pytest.mark.skipif(
+    not (which("g++") or which("clang++")), reason="needs a C++ compiler"
+)
 CONFIG = TrainConfig(
     env_id="none",
     batch_size=64,
@@ -202,7 +205,7 @@ def test_collected_actions_lie_in_the_box_and_vary(name: str):
     assert actions.std() > 0.05
 
 
-@pytest.mark.skipif(not (which("g++") or which("clang++")), reason="needs a C++ compiler")
+@needs_compiler
 @pytest.mark.filterwarnings("error:compile")  # the announcement that it goes on uncompiled
 @pytest.mark.parametrize("name", ["smfp", "sac"])  # each takes a compiler half a minute
 def test_compiled_update_gives_the_losses_of_the_plain_one(name: str):
@@ -217,7 +220,7 @@ def test_compiled_update_gives_the_losses_of_the_plain_one(name: str):
             torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-4, msg=name)
 
 
-@pytest.mark.skipif(not (which("g++") or which("clang++")), reason="needs a C++ compiler")
+@needs_compiler
 def test_a_compiler_that_was_killed_costs_no_later_run_its_speed(tmp_path: Path):
     code = (
         "import warnings, torch\n"

@@ -29,9 +29,8 @@ class GoalRow:
 
 @dataclass
 class Scene:
-    """What the node of that full name says of itself, and the goals so far."""
+    """What the node says of itself, and the goals so far."""
 
-    node: str = "/policy_node"
     state: str = "starting"
     goal: FloatArray | None = None
     goal_kind: str = ""
@@ -55,7 +54,7 @@ class Scene:
 
     def take_diagnostics(self, message: DiagnosticArray) -> None:
         """A ``/diagnostics``: of the policy node, or of whatever else has something to say."""
-        values = diagnostics_of(message, self.node)
+        values = diagnostics_of(message, "/policy_node")
         if values is None:
             return
         stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
