@@ -23,10 +23,10 @@ import numpy as np
 from smfp_control.isolation import local_environment
 from smfp_control.process import interruptible
 from smfp_control.transfer import Rig
-from smfp_core.atomic import write_atomically
+from smfp_core.atomic import check_writable, write_atomically
 from smfp_core.provenance import here
 from smfp_core.resources import share_path
-from smfp_core.strict import to_mapping
+from smfp_core.strict import ConfigError, to_mapping
 
 GOAL_M = np.array([0.45, 0.25, 0.50])
 
@@ -41,6 +41,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the plant")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     options = parser.parse_args()
+    try:
+        check_writable("--json", options.json)
+    except ConfigError as error:
+        parser.error(str(error))
     sys.setswitchinterval(5e-5)
     os.environ.update(local_environment())
     digests: set[str] = set()

@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cost of the safety filter per control tick, by what there is to do. Prints a Markdown table.
 
-OMP_NUM_THREADS=1 python benchmarks/safety_filter.py [--ticks 20000]
+OMP_NUM_THREADS=1 python benchmarks/safety_filter.py --json results/safety_filter.json
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
+import os
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from smfp_control.path_guard import PathGuard
 from smfp_control.safety import SafetyFilter
+from smfp_core.atomic import check_writable, write_atomically
+from smfp_core.provenance import here
 from smfp_core.reference import Reference, ReferenceLimits, action_to_command
 from smfp_core.robot import load_robot
+from smfp_core.strict import ConfigError, to_mapping
 from smfp_sim.clearance import ClearanceModel
 
 ROBOT = load_robot("ur5e")
@@ -65,10 +72,20 @@ def measure(action: Action, ticks: int, guarded: bool, tool_speed_m_s: float) ->
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ticks", type=int, default=20000)
-    ticks = parser.parse_args().ticks
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ticks", type=int, default=20000, help="of each filter (default 20000)")
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    options = parser.parse_args()
+    if options.ticks < 1:
+        parser.error(f"--ticks: must be at least 1, got {options.ticks}")
+    try:
+        check_writable("--json", options.json)
+    except ConfigError as error:
+        parser.error(str(error))
+    load_before = round(os.getloadavg()[0], 2)
     gc.collect()
     gc.freeze()
     cases: list[tuple[str, Action, bool, float]] = [
@@ -79,9 +96,21 @@ def main() -> None:
         ("guarded, free motion held to 0.25 m/s", sweep, True, 0.25),
     ]
     print("| filter | p50 us | p90 us | p99 us |\n|---|---|---|---|")
+    rows = []
     for name, action, guarded, speed in cases:
-        p50, p90, p99 = np.percentile(measure(action, ticks, guarded, speed), [50, 90, 99])
+        durations = measure(action, options.ticks, guarded, speed)
+        p50, p90, p99 = np.percentile(durations, [50, 90, 99]).round(1).tolist()
         print(f"| {name} | {p50:.0f} | {p90:.0f} | {p99:.0f} |", flush=True)
+        rows.append({"filter": name, "p50_us": p50, "p90_us": p90, "p99_us": p99})
+    if options.json is not None:
+        command = " ".join(["python", "benchmarks/safety_filter.py", *sys.argv[1:]])
+        record = {
+            "measured_by": {**to_mapping(here("benchmarks.safety_filter")), "command": command},
+            "load_before": load_before,
+            "ticks": options.ticks,
+            "rows": rows,
+        }
+        write_atomically(options.json, json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

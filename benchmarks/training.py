@@ -18,14 +18,15 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smfp_core.atomic import write_atomically
+from smfp_core.atomic import check_writable, write_atomically
 from smfp_core.provenance import here
-from smfp_core.strict import to_mapping
+from smfp_core.strict import ConfigError, to_mapping
 
 _HERE = Path(__file__).resolve().parent
 _ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -82,17 +83,26 @@ FULL = [
 ]
 
 
+class WorkerError(RuntimeError):
+    """A contender ended by itself; with the last line of what it said."""
+
+
 class Worker:
-    """A contender's process."""
+    """A contender's process.
+
+    Raises:
+        WorkerError: it cannot start, or ends on the way.
+    """
 
     def __init__(self, contender: Contender, task: str) -> None:
         self.contender = contender
         command = [sys.executable, str(_HERE / "training_worker.py"), task, contender.worker]
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [*command, json.dumps(contender.fields)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             text=True,
             env=_ONE_THREAD,
         )
@@ -130,7 +140,10 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.contender.worker} ended with {self._process.wait()}")
+            status = self._process.wait()
+            self._said.seek(0)
+            last = (self._said.read().strip().splitlines() or [""])[-1]
+            raise WorkerError(f"{self.contender.worker} ended with {status}: {last}")
         return json.loads(line)
 
 
@@ -218,6 +231,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=0, help="interleaved rounds (3, or 5 whole)")
     parser.add_argument("--steps", type=int, default=0, help="steps a round (60, or 200 whole)")
     arguments = parser.parse_args()
+    try:
+        check_writable("--json", arguments.json, ".json")
+    except ConfigError as error:
+        parser.error(str(error))
     load_before = round(os.getloadavg()[0], 2)
     contenders = QUICK if arguments.quick else FULL
     libraries = {c.library for c in contenders}
@@ -236,6 +253,8 @@ def main() -> None:
         flop = products.ask("report")["update_flop"]
         gflops = flop * statistics.median(products.updates_per_s) / 1e9
         rows = [row_of(worker, arguments.task, gflops) for worker in others]
+    except WorkerError as error:
+        sys.exit(f"error: {error}")
     finally:
         for worker in workers:
             worker.end()

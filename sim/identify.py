@@ -71,11 +71,13 @@ class Estimate:
 def chirp(robot: RobotConfig, duration_s: float = 8.0, highest_hz: float = 6.0) -> FloatArray:
     """Commands [ticks, joints] (rad) that sweep every joint about home, from slow to fast.
 
-    They keep to 0.15 rad, to 0.7 rad/s and to each joint's acceleration limit; they begin and end
-    at rest. The joints' frequencies differ, so that one's motion is not mistaken for another's.
+    They keep to 0.15 rad, to 0.7 rad/s and to each joint's limits of position and acceleration;
+    they begin and end at rest. The joints' frequencies differ, so that one's motion is not mistaken
+    for another's.
     """
     t = np.arange(round(duration_s * robot.control_rate_hz)) / robot.control_rate_hz
-    most, columns = robot.limits.acceleration, []
+    limits, columns = robot.limits, []
+    most = limits.acceleration
     rise = np.minimum(np.minimum(t, t[-1] - t) / _FADE_S, 1.0)
     fade = rise**2 * (3.0 - 2.0 * rise)
     for i, joint in enumerate(robot.joints):
@@ -86,7 +88,13 @@ def chirp(robot: RobotConfig, duration_s: float = 8.0, highest_hz: float = 6.0) 
         # The least of three bounds, without the corners of a minimum, which would be jerks.
         bounds = np.stack([np.full_like(t, 0.15), 0.6 / rate, 0.8 * most[i] / rate**2])
         amplitude = np.sum(bounds**-4.0, axis=0) ** -0.25
-        columns.append(joint.home_rad + fade * amplitude * np.sin(phase))
+        offset = fade * amplitude * np.sin(phase)
+        # Fading in and out accelerates as well, and a home may be near the end of the range.
+        peak = np.abs(np.diff(offset, 2)).max() * robot.control_rate_hz**2
+        home = joint.home_rad
+        room = min(home - limits.position_min[i], limits.position_max[i] - home)
+        share = min(1.0, 0.98 * most[i] / peak, max(room, 0.0) / np.abs(offset).max())
+        columns.append(home + share * offset)
     return np.stack(columns, axis=1)
 
 
@@ -224,7 +232,7 @@ def load(path: Path, joints: int) -> Motion:
                 if name not in file:
                     raise ConfigError(f"{path}: {name}: missing; it holds {', '.join(file.files)}")
                 arrays.append(np.asarray(file[name], np.float64))
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+    except (OSError, EOFError, TypeError, zipfile.BadZipFile, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: cannot be read as .npz ({error})") from error

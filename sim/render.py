@@ -14,7 +14,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from smfp_core.robot import RobotConfigError, load_robot
+from smfp_core.atomic import check_writable, write_atomically
+from smfp_core.robot import load_robot
 from smfp_core.specs import FloatArray
 from smfp_sim.arm import ArmModel
 
@@ -158,15 +159,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("W", "H"))
     parser.add_argument("--goal", type=float, nargs=3, metavar=("X", "Y", "Z"), help="metres")
     chosen = parser.parse_args(arguments)
+    if not chosen.output.suffix:
+        parser.error(f"output: needs the ending of an image format, got '{chosen.output}'")
+    if min(chosen.size) < 1:
+        parser.error(f"--size: must be at least 1 1, got {chosen.size[0]} {chosen.size[1]}")
     try:
+        check_writable("output", chosen.output)
         import imageio.v3 as imageio
 
         arm = ArmModel(load_robot(chosen.robot))
         renderer = SceneRenderer(arm, chosen.size[0], chosen.size[1], chosen.camera)
         goal = None if chosen.goal is None else np.array(chosen.goal)
-        imageio.imwrite(chosen.output, renderer.frame(arm.robot.home_rad, goal))
+        picture = renderer.frame(arm.robot.home_rad, goal)
         renderer.close()
-    except (RobotConfigError, RenderingUnavailable, OSError, ImportError) as error:
+        kind = chosen.output.suffix
+        write_atomically(chosen.output, imageio.imwrite("<bytes>", picture, extension=kind))
+    # ConfigErrors, and what imageio says of a suffix, are ValueErrors.
+    except (ValueError, RenderingUnavailable, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

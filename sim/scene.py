@@ -52,6 +52,8 @@ def compile_scene(robot: RobotConfig, change: Change | None = None) -> mujoco.Mj
                         "obstacles; remove it, and name the pair in never_touching"
                     )
         return spec.compile()
+    except RobotConfigError:
+        raise
     except (ValueError, KeyError) as error:
         field = "surroundings.obstacles" if obstacles else "mjcf"
         raise RobotConfigError(f"{field}: {robot.mjcf}: {error}") from error
@@ -68,7 +70,12 @@ def _base_pose(robot: RobotConfig) -> tuple[FloatArray, FloatArray]:
     model = mujoco.MjModel.from_xml_path(str(robot.mjcf))
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
-    base = model.body(robot.base_frame).id
+    try:
+        base = model.body(robot.base_frame).id
+    except KeyError as error:
+        raise RobotConfigError(
+            f"base_frame: no body named '{robot.base_frame}' in {robot.mjcf}"
+        ) from error
     return data.xpos[base].copy(), data.xquat[base].copy()
 
 

@@ -98,7 +98,12 @@ class _Exporter:
 
     def _add_link(self, body: int) -> None:
         model = self._model
-        link = ET.SubElement(self._root, "link", name=model.body(body).name)
+        name = model.body(body).name
+        if not name:
+            raise RobotConfigError(
+                f"mjcf: body number {body} of {self._arm.robot.mjcf} has no name; a link needs one"
+            )
+        link = ET.SubElement(self._root, "link", name=name)
         if body and model.body_mass[body] > 0.0:
             inertial = ET.SubElement(link, "inertial")
             self._origin(inertial, body, _pose(model.body_ipos[body], model.body_iquat[body]))
@@ -204,6 +209,12 @@ class _Exporter:
     def _add_tool(self) -> None:
         model, site = self._model, self._arm.tool_site
         name, body = model.site(site).name, int(model.site_bodyid[site])
+        links = {model.body(i).name for i in range(model.nbody)}
+        if name in links:
+            own = _shift(-self._anchor(body)) @ _pose(model.site_pos[site], model.site_quat[site])
+            if name == model.body(body).name and np.allclose(own, np.eye(4), atol=1e-9):
+                return  # that link is the tool's
+            name = next(n for n in (f"{name}_site{i}" for i in ("", 2, 3)) if n not in links)
         ET.SubElement(self._root, "link", name=name)
         joint = ET.SubElement(self._root, "joint", name=f"{name}_fixed", type="fixed")
         ET.SubElement(joint, "parent", link=model.body(body).name)

@@ -18,7 +18,7 @@ from typing import Any
 
 import tyro
 
-from smfp_core.atomic import write_atomically
+from smfp_core.atomic import check_writable, write_atomically
 from smfp_core.comparison import report, results
 from smfp_core.comparison.cluster import run_on_ray
 from smfp_core.comparison.plan import CompareConfig, Run, plan
@@ -76,7 +76,10 @@ def taken_from(paths: Sequence[Path], runs: Sequence[Run]) -> Taken:
                 raise ConfigError(
                     f"--have: {path} holds step {last} of {run.name}, which ends at {run.last_step}"
                 )
-            if last < run.last_step:
+            # Written while another run was between the protocols of its last step, a file has a
+            # part of them.
+            at_the_end = {r.protocol for r in own if r.step == last}
+            if last < run.last_step or at_the_end != {r.protocol for r in own}:
                 continue
             if taken.setdefault(run.name, (path, own))[1] != own:
                 raise ConfigError(
@@ -180,6 +183,7 @@ def compare(arguments: Arguments) -> int:
     for option in ("have", "tasks", "agents", "seeds"):
         if arguments.report_only and getattr(arguments, option):
             raise ConfigError(f"--{option}: has no meaning with --report-only, which runs nothing")
+    check_writable("--json", arguments.json)
     name = arguments.config.stem if arguments.config else "results"
     out = arguments.out or Path("runs") / "compare" / name
     config = load_dataclass(CompareConfig, arguments.config) if arguments.config else None
@@ -207,7 +211,12 @@ def compare(arguments: Arguments) -> int:
             run_here(due, workers, stop, progress)
         rows, outcomes = progress.save(), progress.outcomes
     reference = config.reference if config else CompareConfig.reference
-    rows, summary = ordered(rows, config), dict[str, Any]()
+    known, summary = ordered(rows, config), dict[str, Any]()
+    if rows and not known:
+        raise ConfigError(
+            f"--report-only: {arguments.report_only} has none of the tasks and agents of --config"
+        )
+    rows = known
     if any(row.agent != report.RANDOM for row in rows):
         agents = list(config.agents) if config else ()
         summary = report.write_report(rows, reference, out, agents)

@@ -147,8 +147,10 @@ class TrainConfig:
                 raise ConfigError(f"{name}: must lie in (0, 1], got {getattr(self, name)}")
         if not 0.0 <= self.adam_momentum < 1.0:
             raise ConfigError(f"adam_momentum: must lie in [0, 1), got {self.adam_momentum}")
-        if not self.actor_hidden or not self.critic_hidden:
-            raise ConfigError("actor_hidden, critic_hidden: at least one layer each")
+        for name in ("actor_hidden", "critic_hidden"):
+            widths = getattr(self, name)
+            if not widths or min(widths) < 4:
+                raise ConfigError(f"{name}: at least one layer of at least 4 units, got {widths}")
         if self.warmup_steps < self.batch_size + self.n_step - 1:
             raise ConfigError(
                 f"warmup_steps: {self.warmup_steps} is less than batch_size {self.batch_size} and "

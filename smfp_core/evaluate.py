@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smfp_core import checkpoint
-from smfp_core.atomic import write_atomically
+from smfp_core.atomic import check_writable, write_atomically
 from smfp_core.collector import EVALUATION, episode_seed, evaluation_env, evaluation_envs, sizes
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.contract import keep_contract, require_same_task
@@ -290,11 +290,7 @@ def main() -> None:
         try:
             chosen = seeds[: arguments.video_episodes]
             film(config, modes["deterministic"], chosen, arguments.video)
-        except (
-            RuntimeError,
-            ValueError,
-            OSError,
-        ) as error:  # no OpenGL, or a task without pictures
+        except Exception as error:  # no OpenGL, no pygame, a task without pictures: each its own
             sys.exit(f"error: --video: {error}")
 
 
@@ -303,6 +299,10 @@ def _check(arguments: Arguments) -> None:
         if getattr(arguments, name) < 1:
             option = name.replace("_", "-")
             raise ConfigError(f"--{option}: must be at least 1, got {getattr(arguments, name)}")
+    if arguments.seed < 0:
+        raise ConfigError(f"--seed: must not be negative, got {arguments.seed}")
+    check_writable("--json", arguments.json)
+    check_writable("--video", arguments.video)
     if arguments.video and arguments.video.suffix not in (".mp4", ".gif"):
         raise ConfigError(f"--video: must end in .mp4 or .gif, got '{arguments.video}'")
 

@@ -26,7 +26,7 @@ from rich.console import Console
 from smfp_core import checkpoint
 from smfp_core.agents.flow import FlowAgent
 from smfp_core.agents.smfp import SmfpAgent
-from smfp_core.atomic import write_atomically
+from smfp_core.atomic import check_writable, write_atomically
 from smfp_core.collector import evaluation_env
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.contract import PolicyContract, contract_of
@@ -175,9 +175,11 @@ def export_run(run: Path, output: Path) -> PolicyFile:
     A small JSON beside it says which command and revision trained it, and how long that took.
 
     Raises:
-        ConfigError, CheckpointError: the run is incomplete, or its task has no policy contract.
+        ConfigError, CheckpointError: the run is incomplete, its task has no policy contract, or
+            ``output`` is no .onnx that can be written.
         PolicyFileError: the file does not pass its own checks.
     """
+    check_writable("--output", output, ".onnx")
     agent = load_agent(run)
     config = load_config(run / "config.yaml")
     env = evaluation_env(config)
@@ -232,7 +234,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m smfp_core.export")
     try:
         policy = export_run(arguments.run, arguments.output)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     Console(stderr=True).print(
         f"{arguments.output}: {policy.observation.size} observations, {policy.action.size} "

@@ -16,6 +16,8 @@ from smfp_core.atomic import write_atomically
 from smfp_core.strict import from_mapping, load_yaml, to_mapping
 
 FILE = "provenance.json"
+# From the top of the checkout: code, and the configuration that it reads.
+_DECIDE = (":/smfp_core", ":/sim", ":/ros2_ws", ":/benchmarks", ":/config")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ def read_provenance(folder: Path) -> Provenance:
 
 
 def git_revision() -> str:
-    """Revision of the checkout that this module lies in, '+' if changed; 'unknown' outside one."""
+    """Revision of the checkout that this module is part of, '+' if what can decide a result there
+    is changed; 'unknown' outside one.
+    """
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -73,7 +77,9 @@ def git_revision() -> str:
         ).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", ":/smfp_core", ":/sim")
+        # Installed below another project's checkout, it is not of that one.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        changed = git("status", "--porcelain", "--untracked-files=no", *_DECIDE)
         return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

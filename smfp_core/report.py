@@ -46,7 +46,8 @@ WATCH = {
 
 def _read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        rows = csv.DictReader(file)
+        return [row for row in rows if None not in row.values()]  # cut short by a crash
 
 
 def _numbers(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:

@@ -454,10 +454,10 @@ def mjcf_sha256(path: Path) -> str:
     Raises:
         RobotConfigError: one of them cannot be read.
     """
-    return sha256(b"".join(_read_mjcf(path, seen=set()))).hexdigest()
+    return sha256(b"".join(_read_mjcf(path, path.parent, seen=set()))).hexdigest()
 
 
-def _read_mjcf(path: Path, seen: set[Path]) -> Iterator[bytes]:
+def _read_mjcf(path: Path, root: Path, seen: set[Path]) -> Iterator[bytes]:
     if path.resolve() in seen:
         return
     seen.add(path.resolve())
@@ -468,4 +468,7 @@ def _read_mjcf(path: Path, seen: set[Path]) -> Iterator[bytes]:
     yield data
     # Not with a parser, which would cost a control node memory for one element.
     for _, name in _INCLUDE.findall(_COMMENT.sub(b"", data)):
-        yield from _read_mjcf(path.parent / name.decode(), seen)
+        # As MuJoCo looks for it: first beside the whole model, then beside who includes it.
+        beside = root / name.decode()
+        inner = beside if beside.is_file() else path.parent / name.decode()
+        yield from _read_mjcf(inner, root, seen)

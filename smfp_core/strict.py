@@ -28,14 +28,32 @@ class ConfigError(ValueError):
     """A configuration value is missing, unknown or of the wrong kind."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML readers take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key '{key.value}' is there twice",
+                        problem_mark=key.start_mark,
+                    )
+                seen.add(key.value)
+        return node
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: the file is missing, unreadable, not YAML, or not a mapping.
+        ConfigError: the file is missing, unreadable, not YAML, has a key twice, or is not a
+            mapping.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

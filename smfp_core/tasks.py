@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from smfp_core.atomic import write_atomically
+from smfp_core.atomic import check_writable, write_atomically
 from smfp_core.collector import make_env, sizes
 from smfp_core.dm_control_env import PREFIX, suite_tasks
 from smfp_core.provenance import here
@@ -94,6 +94,12 @@ class Arguments:
 def main() -> None:
     """Entry point of ``python -m smfp_core.tasks``."""
     arguments = tyro.cli(Arguments, prog="python -m smfp_core.tasks")
+    if arguments.steps < 1:
+        sys.exit(f"error: --steps: must be at least 1, got {arguments.steps}")
+    try:
+        check_writable("--json", arguments.json)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     reports = [examine(env_id, arguments.steps) for env_id in arguments.ids or known_ids()]
     versions = {}
     for package in ("gymnasium", "mujoco", "dm-control", "numpy"):

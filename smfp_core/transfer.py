@@ -27,7 +27,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from smfp_core.atomic import write_atomically
+from smfp_core.atomic import check_writable, write_atomically
 from smfp_core.collector import EVALUATION, episode_seed, make_env
 from smfp_core.config import TrainConfig
 from smfp_core.contract import require_same_task
@@ -202,11 +202,15 @@ class Arguments:
             raise ConfigError(f"--episodes: must be at least 1, got {self.episodes}")
         if self.ros_episodes is not None and self.ros_episodes < 0:
             raise ConfigError(f"--ros-episodes: must be at least 0, got {self.ros_episodes}")
-        named: dict[str, Path] = {}
-        for path in self.policies:
-            if path.stem in named:
-                raise ConfigError(f"{named[path.stem]}, {path}: two of one name: rename one")
-            named[path.stem] = path
+        if self.seed < 0:
+            raise ConfigError(f"--seed: must not be negative, got {self.seed}")
+        check_writable("--json", self.json)
+        for paths in (self.policies, self.plants):
+            named: dict[str, Path] = {}
+            for path in paths:
+                if path.stem in named:
+                    raise ConfigError(f"{named[path.stem]}, {path}: two of one name: rename one")
+                named[path.stem] = path
 
 
 def report(
@@ -294,13 +298,13 @@ def _measure(
         yield row, difference, sum(not (r["interventions"] or r["fault"]) for r in unequal)
 
 
-def check_addable(old: dict[str, Any], seed: int, origins: list[dict[str, Any]]) -> None:
+def check_addable(old: Any, seed: int, origins: list[dict[str, Any]]) -> None:
     """Make sure that the policies ``origins`` can stand in the report ``old``.
 
     Raises:
         ConfigError: it is not of the episodes of ``seed``, or has another policy of one's name.
     """
-    if old.get("seed") != seed or "policies" not in old:
+    if not isinstance(old, dict) or old.get("seed") != seed or "policies" not in old:
         raise ConfigError("--add: the file's episodes have another --seed, or it is no report")
     for origin in origins:
         path = Path(origin["policy"])
@@ -358,7 +362,7 @@ def main() -> None:
         if arguments.add and arguments.json:
             old = json.loads(arguments.json.read_text(encoding="utf-8"))
         record, without_cause = report(arguments, console, old)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     Console(width=None if sys.stdout.isatty() else 120).print(_table(record["rows"]))
     if without_cause:

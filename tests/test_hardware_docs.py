@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from smfp_control.faults import FaultKind
-from smfp_control.parameters import PolicyNodeParameters, describe
+from smfp_control.parameters import PolicyNodeParameters, SimNodeParameters, describe
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "hardware.md").read_text()
@@ -48,7 +48,12 @@ def test_executables_and_options_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = metadata.distribution("smfp_control").entry_points.select(group="console_scripts")
     for name, *options in commands("ros2 run smfp_control "):
         assert name in scripts.names
-        assert _arguments(options)
+        if name == "preflight":
+            assert _arguments(options)
+        else:
+            assert name == "sim_node"
+            given = [word.partition(":=")[0] for word in options if ":=" in word]
+            assert set(given) <= {row.name for row in describe(SimNodeParameters)}
 
 
 def test_topics_and_services_of_the_node_exist() -> None:

@@ -77,6 +77,7 @@ def survey(path: Path, tool: str | None = None, effort_nm: float | None = None) 
             names what is in the way, and the option that helps.
     """
     urdf = _urdf(path) if path.suffix.lower() == ".urdf" else None
+    changes: list[str] = []
     try:
         if urdf is None:
             spec = mujoco.MjSpec.from_file(str(path))
@@ -86,12 +87,12 @@ def survey(path: Path, tool: str | None = None, effort_nm: float | None = None) 
         # A URDF loses its base link and its visuals otherwise.
         spec.compiler.fusestatic = False
         spec.compiler.discardvisual = False
+        _name_bodies(spec, changes)
         model = spec.compile()
     except (ValueError, OSError) as error:
         raise RobotConfigError(f"{path}: MuJoCo cannot read it: {error}") from error
     if urdf is not None:
         _check_meshes(path, urdf, spec)
-    changes: list[str] = []
     assumed: list[str] = []
     tool_body, tool_site = _find_tool(spec, model, tool, changes)
     chain = _chain(model, tool_body)
@@ -129,12 +130,13 @@ def survey(path: Path, tool: str | None = None, effort_nm: float | None = None) 
         assumed=assumed,
     )
     _add_servos(result, model, joints)
-    if not any(geom.type == mujoco.mjtGeom.mjGEOM_PLANE for geom in spec.geoms):
+    if not any(geom.type == mujoco.mjtGeom.mjGEOM_PLANE and _touches(geom) for geom in spec.geoms):
         data = mujoco.MjData(model)
         mujoco.mj_kinematics(model, data)
         height = float(data.xpos[model.body(base).id][2])
+        name = _unused("floor", [geom.name for geom in spec.geoms])
         spec.worldbody.add_geom(
-            name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 0.05], pos=[0, 0, height]
+            name=name, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 0.05], pos=[0, 0, height]
         )
         changes.append(f"a floor at the height of '{base}'")
     return result
@@ -277,9 +279,29 @@ def _range(
         return float(low), float(high)
     name = model.joint(joint).name
     found = spec.joint(name)
-    found.range, found.limited = (-math.pi, math.pi), mujoco.mjtLimited.mjLIMITED_TRUE
+    # A spec has angles in the unit of its file.
+    turn = 180.0 if spec.compiler.degree else math.pi
+    found.range, found.limited = (-turn, turn), mujoco.mjtLimited.mjLIMITED_TRUE
     changes.append(f"a range of +-pi rad for joint '{name}', which has none")
     return -math.pi, math.pi
+
+
+def _touches(geom: mujoco.MjsGeom) -> bool:
+    """Whether it can be in contact with anything; else it is only drawn."""
+    return bool(geom.contype or geom.conaffinity)
+
+
+def _name_bodies(spec: mujoco.MjSpec, changes: list[str]) -> None:
+    """A name for every body that has none: frames, and pairs that may touch, go by names."""
+    taken = {body.name for body in spec.bodies}
+    given = []
+    for body in spec.bodies:
+        if not body.name:
+            body.name = _unused("body", taken)
+            taken.add(body.name)
+            given.append(body.name)
+    if given:
+        changes.append(f"names for bodies that have none: {', '.join(given)}")
 
 
 def _drives(model: mujoco.MjModel, joint: int) -> list[int]:
@@ -290,17 +312,19 @@ def _drives(model: mujoco.MjModel, joint: int) -> list[int]:
 
 
 def _effort(model: mujoco.MjModel, joint: int, given_nm: float | None, assumed: list[str]) -> float:
+    # The least of what drive and joint let through, in the weaker direction.
+    most = [_weaker(model.jnt_actfrcrange[joint])] if model.jnt_actfrclimited[joint] else []
     for drive in _drives(model, joint):
         gear = abs(float(model.actuator_gear[drive, 0]))
-        if model.actuator_forcelimited[drive]:
-            return float(model.actuator_forcerange[drive, 1]) * gear
         is_motor = model.actuator_biastype[drive] == mujoco.mjtBias.mjBIAS_NONE
-        if is_motor and model.actuator_ctrllimited[drive]:
-            gain = float(model.actuator_gainprm[drive, 0])
-            return float(model.actuator_ctrlrange[drive, 1]) * gain * gear
+        if model.actuator_forcelimited[drive]:
+            most.append(_weaker(model.actuator_forcerange[drive]) * gear)
+        elif is_motor and model.actuator_ctrllimited[drive]:
+            gain = abs(float(model.actuator_gainprm[drive, 0]))
+            most.append(_weaker(model.actuator_ctrlrange[drive]) * gain * gear)
     name = model.joint(joint).name
-    if model.jnt_actfrclimited[joint]:
-        return float(model.jnt_actfrcrange[joint, 1])
+    if most:
+        return min(most)
     if given_nm is None:
         raise RobotConfigError(
             f"effort_nm: the model does not say how strong joint '{name}' is; give --effort-nm"
@@ -309,12 +333,22 @@ def _effort(model: mujoco.MjModel, joint: int, given_nm: float | None, assumed: 
     return given_nm
 
 
+def _weaker(span: FloatArray) -> float:
+    return float(np.abs(span).min())
+
+
 def _urdf_velocities(urdf: str) -> dict[str, float]:
     # MuJoCo does not keep what a URDF says of speed.
     found = {}
     for joint in ElementTree.fromstring(urdf).iter("joint"):
         limit = joint.find("limit")
-        velocity = float(limit.get("velocity", 0.0)) if limit is not None else 0.0
+        text = (limit.get("velocity") if limit is not None else None) or "0"
+        try:
+            velocity = float(text)
+        except ValueError as error:
+            raise RobotConfigError(
+                f"joint '{joint.get('name')}': velocity '{text}' is no number"
+            ) from error
         if velocity > 0.0:
             found[str(joint.get("name"))] = velocity
     return found
@@ -340,8 +374,9 @@ def _add_servos(found: Survey, model: mujoco.MjModel, joints: Sequence[int]) -> 
         inertia = float(model.dof_M0[model.jnt_dofadr[joint]])
         stiffness = effort / _SERVO_ERROR_RAD
         damping = max(_SERVO_LAG_S * stiffness, 2.0 * math.sqrt(stiffness * inertia))
+        names = [actuator.name for actuator in found.spec.actuators]
         servo = found.spec.add_actuator(
-            name=f"{name}_servo", target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT
+            name=_unused(f"{name}_servo", names), target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT
         )
         servo.set_to_position(kp=stiffness, kv=damping)
         servo.forcerange, servo.forcelimited = (-effort, effort), mujoco.mjtLimited.mjLIMITED_TRUE

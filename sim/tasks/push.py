@@ -44,10 +44,10 @@ from smfp_core.specs import (
     ObservationSpec,
     way_behind,
 )
-from smfp_sim.arm import ContactPair
+from smfp_sim.arm import ArmModel, ContactPair
 from smfp_sim.scene import Change
 from smfp_sim.tasks.arm_task import ArmTask, Motion, arm_fields
-from smfp_sim.tasks.push_scene import HEIGHT_M, OBJECT, PushScene, add_object
+from smfp_sim.tasks.push_scene import HEIGHT_M, OBJECT, RADIUS_M, PushScene, add_object
 
 FAILURE_PENALTY = 2.0
 PUSH_HEIGHT_M = HEIGHT_M / 2 + PUSH_LIFT_M
@@ -81,7 +81,9 @@ class PushEnv(ArmTask):
     ) -> None:
         self._way_before = self._way = 0.0
         super().__init__(robot, render_mode, plant, randomization)
-        self._scene = PushScene(self.arm.arm)
+        # A model of its own: inverse kinematics on the one that is randomised would give starts
+        # that depend, in their last bits, on the episode before.
+        self._scene = PushScene(ArmModel(self.robot, add_object))
 
     @staticmethod
     def describe(robot: RobotConfig) -> ObservationSpec:
@@ -157,9 +159,21 @@ class PushEnv(ArmTask):
             [radius * math.cos(azimuth), radius * math.sin(azimuth), self._resting_height()]
         )
 
+    def _has_room(self, place: FloatArray) -> bool:
+        """Whether the puck can stand there beside the obstacles of the robot's YAML."""
+        obstacles = self.robot.surroundings.obstacles
+        return all(obstacle.distance_m(place) > RADIUS_M for obstacle in obstacles)
+
     def _draw_object(self) -> FloatArray:
-        azimuth = self.np_random.uniform(-_OBJECT_AZIMUTH_RAD, _OBJECT_AZIMUTH_RAD)
-        return self._on_floor(self.np_random.uniform(*_OBJECT_RADIUS_M), azimuth)
+        for _ in range(_ATTEMPTS):
+            azimuth = self.np_random.uniform(-_OBJECT_AZIMUTH_RAD, _OBJECT_AZIMUTH_RAD)
+            place = self._on_floor(self.np_random.uniform(*_OBJECT_RADIUS_M), azimuth)
+            if self._has_room(place):
+                return place
+        raise RuntimeError(
+            f"robot '{self.robot.name}': its obstacles leave no place for the object in "
+            f"{_ATTEMPTS} draws"
+        )
 
     def _draw_goal(self, place: FloatArray) -> FloatArray:
         low, high = _GOAL_RADIUS_M
@@ -168,7 +182,8 @@ class PushEnv(ArmTask):
             direction = self.np_random.uniform(-math.pi, math.pi)
             goal = place + way * np.array([math.cos(direction), math.sin(direction), 0.0])
             azimuth = abs(math.atan2(goal[1], goal[0]))
-            if low < math.hypot(goal[0], goal[1]) < high and azimuth < _GOAL_AZIMUTH_RAD:
+            within = low < math.hypot(goal[0], goal[1]) < high and azimuth < _GOAL_AZIMUTH_RAD
+            if within and self._has_room(goal):
                 return goal
         raise ValueError(f"object_position: no goal that the arm can reach is near {place}")
 

@@ -262,9 +262,18 @@ def draw_curves(evaluations: Evaluations, folder: Path) -> list[Path]:
             axis.set_title(task)
             axis.set_xlabel("environment steps")
         axes[0, 0].set_ylabel("return")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
+        named: dict[str, Any] = {}  # an agent may have been run on some of the tasks alone
+        for axis in axes.flat:
+            handles, labels = axis.get_legend_handles_labels()
+            named.update(zip(labels, handles, strict=True))
         figure.suptitle(f"protocol: {protocol}")
-        figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)))
+        shown = [agent for agent in (*e.agents, RANDOM) if agent in named]
+        figure.legend(
+            [named[agent] for agent in shown],
+            shown,
+            loc="outside lower center",
+            ncols=max(1, len(shown)),
+        )
         figure.set_layout_engine("constrained")
         path = folder / f"curves_{protocol}.png"
         figure.savefig(path, dpi=110)

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smfp_core import checkpoint
-from smfp_core.atomic import write_atomically
+from smfp_core.atomic import check_writable, write_atomically
 from smfp_core.collector import EVALUATION, episode_seed, evaluation_envs
 from smfp_core.config import TrainConfig, load_config
 from smfp_core.episodes import Episode, play
@@ -202,6 +202,13 @@ def main() -> None:
     """Entry point of ``python -m smfp_core.demos.around``."""
     arguments = tyro.cli(Arguments, prog="python -m smfp_core.demos.around")
     set_up_training_process()
+    try:
+        for name in ("starts", "repeats"):
+            if getattr(arguments, name) < 1:
+                raise ConfigError(f"--{name}: must be at least 1, got {getattr(arguments, name)}")
+        check_writable("--json", arguments.json, ".json")
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     rows = []
     for seed in arguments.seeds:
         for agent in arguments.agents:

@@ -32,14 +32,14 @@ import tyro
 from rich.console import Console
 from torch import Tensor, nn
 
-from smfp_core.atomic import write_atomically
+from smfp_core.atomic import check_writable, write_atomically
 from smfp_core.demos.bandit_report import Row, console_table, draw_figure, markdown
 from smfp_core.meanflow import MeanFlowActor
 from smfp_core.network import Network, Vectors, adam, adam_slots
 from smfp_core.objective import ActorNoise, ActorOptions, actor_objective, propose
 from smfp_core.process import set_up_training_process
 from smfp_core.provenance import here
-from smfp_core.strict import to_mapping
+from smfp_core.strict import ConfigError, to_mapping
 
 ALPHA = 0.1
 RADIUS_IN_STD = 3.0
@@ -282,7 +282,10 @@ def main(arguments: Arguments) -> None:
     set_up_training_process()
     console = Console(stderr=True)
     provenance = here("smfp_core.demos.bandit")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        check_writable("--json", arguments.json, ".json")
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     rows: list[Row] = []
     for rows in run(arguments, console):  # kept agent by agent: an interruption loses one of them
         record = [dataclasses.asdict(row) for row in rows]

@@ -40,7 +40,7 @@ def test_a_processor_can_be_chosen() -> None:
     assert problems == [] and cpus == {cpu}
 
 
-@pytest.mark.parametrize("cpus", ["4095", "one"])
+@pytest.mark.parametrize("cpus", ["4095", "one", "99999999999"])
 def test_a_processor_that_is_not_there_is_named(cpus: str) -> None:
     problems, _, _ = apply_in_a_thread(RealtimeSettings(0, cpus, False))
     assert len(problems) == 1 and problems[0].startswith(f"cpu_affinity: '{cpus}'")

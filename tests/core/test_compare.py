@@ -329,6 +329,39 @@ def test_results_of_a_shorter_comparison_are_not_taken_and_those_of_a_longer_one
         compare(Arguments(report_only=have, have=(have,)))
 
 
+def test_a_run_whose_last_evaluation_is_there_in_part_is_not_taken(unbroken: Path, tmp_path: Path):
+    rows = results.read(unbroken / "out" / "results.csv")
+    last = [r for r in rows if r.agent == "smfp" and r.step == 400 and r.protocol != "sampled"]
+    have, left_out = tmp_path / "have.csv", last[0]
+    assert len(last) > 1
+    results.write(have, [r for r in rows if r != left_out])
+    taken = taken_from([have], plan(unbroken / "compare.yaml", tmp_path / "out"))
+    name = f"{left_out.task} smfp seed {left_out.seed}"
+    whole = {f"{r.task} {r.agent} seed {r.seed}" for r in rows if r.step == 400}
+    assert name in whole and name not in taken and whole - {name} <= set(taken)
+
+
+def test_a_table_without_anything_of_the_configuration_is_refused(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, tasks=["Other-v0"])
+    table = tmp_path / "results.csv"
+    shutil.copy(unbroken / "out" / "results.csv", table)
+    with pytest.raises(ConfigError, match=r"--report-only: .* none of the tasks and agents"):
+        compare(Arguments(config=config, report_only=table))
+
+
+def test_every_curve_is_named_also_where_the_first_task_lacks_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr("matplotlib.pyplot.close", figures.append)
+    scores = {key: value for key, value in SCORES.items() if key[:2] != ("A", "sac")}
+    report.draw_curves(report.Evaluations(rows_of(scores), "sac"), tmp_path)
+    legend = next(f for f in figures if "deterministic" in f.get_suptitle()).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["smfp", "sac", "random"]
+
+
 def test_report_is_made_anew_from_the_table_alone(unbroken: Path, tmp_path: Path):
     table = tmp_path / "results.csv"
     shutil.copy(unbroken / "out" / "results.csv", table)

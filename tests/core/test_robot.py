@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 import yaml
@@ -186,6 +187,27 @@ def test_model_digest_covers_included_files(tmp_path: Path, include: str):
     (tmp_path / "part.xml").unlink()
     with pytest.raises(RobotConfigError, match=r"mjcf: .*part\.xml cannot be read"):
         mjcf_sha256(tmp_path / "arm.xml")
+
+
+def test_model_digest_follows_nested_includes_as_mujoco_does(tmp_path: Path):
+    folder = tmp_path / "sub"
+    folder.mkdir()
+    inner = "<mujocoinclude><body name='{}'><geom size='1'/></body></mujocoinclude>"
+    (tmp_path / "arm.xml").write_text(
+        "<mujoco><worldbody><include file='sub/b.xml'/></worldbody></mujoco>"
+    )
+    (folder / "b.xml").write_text("<mujocoinclude><include file='c.xml'/></mujocoinclude>")
+    digests = []
+    # Beside who includes it, until there is one beside the whole model, which goes first.
+    for place, name in ((folder, "one"), (folder, "two"), (tmp_path, "three"), (folder, "four")):
+        (place / "c.xml").write_text(inner.format(name))
+        model = mujoco.MjModel.from_xml_path(str(tmp_path / "arm.xml"))
+        digests.append((model.body(1).name, mjcf_sha256(tmp_path / "arm.xml")))
+    assert [name for name, _ in digests] == ["one", "two", "three", "three"]
+    assert len(set(digests)) == 3
+    (folder / "b.xml").write_text("<mujocoinclude><include file='sub/d.xml'/></mujocoinclude>")
+    (folder / "d.xml").write_text(inner.format("five"))
+    assert mjcf_sha256(tmp_path / "arm.xml") not in dict(digests).values()
 
 
 def test_goals_are_drawn_where_they_are_accepted():

@@ -59,6 +59,16 @@ def test_wrong_values_are_named(change: dict[str, object], text: str):
         from_mapping(Outer, GOOD | change)
 
 
+def test_a_key_that_is_there_twice_is_refused_at_its_line(tmp_path: Path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("policy: {velocity_rad_s: 0.3}\nname: a\npolicy: {acceleration_rad_s2: 4.0}\n")
+    with pytest.raises(ConfigError, match=r"(?s)twice.yaml: .*'policy' is there twice.*line 3"):
+        load_yaml(path)
+    # What a mapping takes over from another one it may give anew.
+    path.write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, y: 4}\n")
+    assert load_yaml(path) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 3, "y": 4}}
+
+
 @pytest.mark.parametrize("content", ["a: [1", "- 1", "", "\xff"])
 def test_file_that_is_no_mapping_is_named(tmp_path: Path, content: str):
     path = tmp_path / "bad.yaml"

@@ -158,6 +158,9 @@ def test_report_tells_a_task_that_fails_from_one_that_runs(tmp_path: Path):
     runs, fails = json.loads(path.read_text())["tasks"]
     assert (runs["observations"], runs["actions"], runs["reproducible"]) == (11, 3, True)
     assert fails["error"]
+    command[-1] = "0"
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stderr == "error: --steps: must be at least 1, got 0\n"
 
 
 def test_switches_and_numbers_of_an_environment_reach_it(tmp_path: Path):

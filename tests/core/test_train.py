@@ -3,6 +3,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,10 +20,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from smfp_core import checkpoint, export, train
+from smfp_core import checkpoint, export, provenance, train
 from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.export import export_run, policy_graph
 from smfp_core.policy_file import PolicyFile, PolicyFileError
+from smfp_core.strict import ConfigError
 
 CONFIG = {
     "env_id": "smfp_sim.tasks:smfp/Reach-v0",
@@ -188,6 +190,8 @@ def test_evaluate_and_export_take_a_run(finished: Path, tmp_path: Path):
         ({"steps": 300}, "steps: 300 is no more than warmup_steps 300"),
         ({"discount": 1.5}, r"discount: must lie in \(0, 1\]"),
         ({"agent": "ppo"}, "agent: must be one of"),
+        ({"actor_hidden": [32, 0]}, "actor_hidden: at least one layer of at least 4 units, got"),
+        ({"critic_hidden": [-8]}, "critic_hidden: at least one layer of at least 4 units, got"),
         ({"device": "cuda"}, "device: 'cuda' is not available"),
         (
             {"steps": 10**11, "replay_capacity": 10**11},
@@ -378,19 +382,76 @@ def test_evaluation_can_be_filmed(finished: Path, tmp_path: Path):
 
 
 def test_a_film_that_fails_loses_nothing_that_was_measured(finished: Path, tmp_path: Path):
-    measured, blocker = tmp_path / "e.json", tmp_path / "no_folder"
-    blocker.write_text("")
+    measured = tmp_path / "e.json"
     command = [sys.executable, "-m", "smfp_core.evaluate", finished, "--episodes", "1"]
     for film, kept, text in (
         (tmp_path / "film.avix", False, "error: --video: must end in .mp4 or .gif"),
-        (blocker / "film.gif", True, "error: --video: "),
+        (tmp_path / "film.gif", True, "error: --video: "),
     ):
         result = subprocess.run(
-            [*command, "--json", measured, "--video", film], capture_output=True, text=True
+            [*command, "--json", measured, "--video", film],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "MUJOCO_GL": "disabled"},
         )
         assert result.returncode == 1
         assert text in result.stderr and "Traceback" not in result.stderr
         assert measured.exists() == kept == ("deterministic" in result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--seed", "-1"), "--seed: must not be negative, got -1"),
+        (("--json", "{blocker}/e.json"), "--json: {blocker} cannot be made"),
+        (("--json", "{folder}"), "--json: {folder} is a folder"),
+        (("--video", "{blocker}/film.gif"), "--video: {blocker} cannot be made"),
+    ],
+)
+def test_options_of_an_evaluation_are_refused_before_anything_is_played(
+    finished: Path, tmp_path: Path, options: tuple[str, str], text: str
+):
+    blocker = tmp_path / "no_folder"
+    blocker.write_text("")
+    places = {"blocker": blocker, "folder": tmp_path}
+    given = [option.format(**places) for option in options]
+    command = [sys.executable, "-m", "smfp_core.evaluate", finished, "--episodes", "1"]
+    result = subprocess.run([*command, *given], capture_output=True, text=True)
+    assert result.returncode == 1 and not result.stdout
+    assert result.stderr.startswith(f"error: {text.format(**places)}")
+
+
+def test_a_policy_file_has_the_suffix_that_everything_looks_for(finished: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"--output: must end in \.onnx, got .*policy\.json"):
+        export_run(finished, tmp_path / "policy.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_revision_is_that_of_the_checkout_that_the_code_is_part_of(tmp_path: Path):
+    package, config = tmp_path / "smfp_core", tmp_path / "config" / "a.yaml"
+    for folder in (package, config.parent):
+        folder.mkdir()
+    for name in ("__init__.py", "atomic.py", "provenance.py", "strict.py"):
+        shutil.copy(Path(provenance.__file__).parent / name, package)
+    config.write_text("a: 1\n")
+
+    def git(*words: str) -> None:
+        user = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", *user, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    def revision() -> str:
+        code = "from smfp_core.provenance import git_revision; print(git_revision())"
+        command = [sys.executable, "-c", code]
+        return subprocess.check_output(command, cwd=tmp_path, text=True).strip()
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "of another project")
+    assert revision() == "unknown"
+    git("add", ".")
+    git("commit", "-m", "ours")
+    assert re.fullmatch(r"[0-9a-f]{40}", revision())
+    config.write_text("a: 2\n")
+    assert re.fullmatch(r"[0-9a-f]{40}\+", revision())
 
 
 def test_what_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(tmp_path: Path):
@@ -410,6 +471,11 @@ def test_report_shows_the_curves_of_a_run(finished: Path, tmp_path: Path):
     assert subprocess.run(command, capture_output=True).returncode == 0
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 2
+    cut = tmp_path / "cut"
+    shutil.copytree(finished, cut)
+    with (cut / "evaluations.csv").open("a") as file:
+        file.write("1350,7.2,samp")  # a crash in the middle of a row
+    assert subprocess.run([*command[:3], cut], capture_output=True).returncode == 0
     assert "best_of_k" in text and "effective_samples" in text and "batch_size: 32" in text
     command[3] = tmp_path
     result = subprocess.run(command, capture_output=True, text=True)

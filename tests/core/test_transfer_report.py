@@ -142,6 +142,23 @@ def test_two_policies_of_one_name_are_refused_in_one_call(
     assert ended == f"error: {policy_path}, {other}: two of one name: rename one"
 
 
+def test_two_plants_of_one_name_and_what_is_no_report_are_refused(
+    run: Run, policy_path: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / Path(IDEAL).name
+    other.parent.mkdir()
+    other.write_bytes(Path(BAD).read_bytes())
+    common = ("--episodes", 1, "--ros-episodes", 0)
+    ended = run(policy_path, "--plants", IDEAL, other, *common)
+    assert ended == f"error: {IDEAL}, {other}: two of one name: rename one"
+    old = tmp_path / "old.json"
+    old.write_text("[]")
+    ended = run(policy_path, "--plants", IDEAL, *common, "--json", old, "--add")
+    assert ended.startswith("error: --add: ") and old.read_text() == "[]"
+    ended = run(policy_path, "--plants", IDEAL, *common, "--json", tmp_path)
+    assert ended == f"error: --json: {tmp_path} is a folder"
+
+
 def test_a_policy_is_not_added_over_another_of_its_name(
     run: Run, reach_agent: SmfpAgent, small_config: TrainConfig, tmp_path: Path
 ) -> None:

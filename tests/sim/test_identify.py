@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,11 @@ def test_hidden_parameters_are_found_within_a_tenth(robot: RobotConfig, tmp_path
     assert "95 percent confidence" in file.read_text()
 
 
-def test_the_chirp_keeps_to_what_the_arm_can_do(robot: RobotConfig) -> None:
-    command, dt = chirp(robot), 1.0 / robot.control_rate_hz
+@pytest.mark.parametrize("name", ["ur5e", "fr3"])
+@pytest.mark.parametrize("duration_s", [8.0, 2.5])
+def test_the_chirp_keeps_to_what_the_arm_can_do(name: str, duration_s: float) -> None:
+    robot = load_robot(name)
+    command, dt = chirp(robot, duration_s), 1.0 / robot.control_rate_hz
     np.testing.assert_array_equal(command[[0, -1]], np.tile(robot.home_rad, (2, 1)))
     # At rest before and after it, too.
     command = np.concatenate([command[:1], command, command[-1:]])
@@ -59,6 +63,17 @@ def test_the_chirp_keeps_to_what_the_arm_can_do(robot: RobotConfig) -> None:
     assert np.all(np.abs(acceleration).max(axis=0) <= robot.limits.acceleration)
     # Fast enough that inertia shows: the last quarter still moves back and forth.
     assert np.abs(velocity[-len(velocity) // 4 : -300]).max() > 0.2
+
+
+def test_the_chirp_stays_within_the_range_of_a_joint_whose_home_is_near_its_end(
+    robot: RobotConfig,
+) -> None:
+    end = robot.limits.position_max[2]
+    elbow = dataclasses.replace(robot.joints[2], home_rad=end - 0.04)
+    joints = (*robot.joints[:2], elbow, *robot.joints[3:])
+    command = chirp(dataclasses.replace(robot, joints=joints))
+    assert end - 0.005 < command[:, 2].max() <= end
+    assert np.abs(command[:, 1] - robot.home_rad[1]).max() > 0.1
 
 
 def test_a_log_that_cannot_be_used_is_refused_by_file_and_field(
@@ -77,8 +92,11 @@ def test_a_log_that_cannot_be_used_is_refused_by_file_and_field(
     assert main([str(tmp_path / "part.npz")]) == 1
     assert "part.npz: position_rad: missing" in capsys.readouterr().err
     (tmp_path / "text.npz").write_text("no archive")
-    assert main([str(tmp_path / "text.npz")]) == 1
-    assert "text.npz: cannot be read as .npz" in capsys.readouterr().err
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    for name in ("text.npz", "empty.npz", "array.npy"):
+        assert main([str(tmp_path / name)]) == 1
+        assert f"{name}: cannot be read as .npz" in capsys.readouterr().err
     assert main([str(tmp_path / "none.npz"), "--record", "perfect"]) == 1
     assert "plant 'perfect'" in capsys.readouterr().err
 

@@ -167,6 +167,47 @@ def test_models_that_are_no_arm_are_refused_with_what_helps(
     assert not (tmp_path / "it.yaml").exists()
 
 
+@pytest.mark.parametrize("angle", ["radian", "degree"])
+def test_a_joint_without_a_range_gets_a_whole_turn(tmp_path: Path, angle: str) -> None:
+    path = crafted(tmp_path, joint="")
+    text = path.read_text().replace('angle="radian"', f'angle="{angle}"')
+    path.write_text(text.replace("-2 2", "-90 90") if angle == "degree" else text)
+    found = survey(path)
+    save_model(found, tmp_path / "out" / "arm.xml")
+    np.testing.assert_allclose(found.range_rad[1], (-np.pi, np.pi), atol=1e-4)
+
+
+def test_a_floor_that_is_only_drawn_is_none_and_its_name_may_be_taken(tmp_path: Path) -> None:
+    drawn = '<geom name="floor" type="plane" size="1 1 1" contype="0" conaffinity="0"/>'
+    found = survey(crafted(tmp_path, extra=drawn))
+    assert any(change.startswith("a floor at the height") for change in found.changes)
+    solid = drawn.replace('contype="0" conaffinity="0"', "")
+    assert not any("a floor" in change for change in survey(crafted(tmp_path, extra=solid)).changes)
+
+
+def test_bodies_without_a_name_get_one(tmp_path: Path) -> None:
+    path = crafted(tmp_path)
+    path.write_text(path.read_text().replace('<body name="base">', "<body>"))
+    assert main([str(path), "-o", str(tmp_path / "out" / "arm.yaml"), *LIMITS]) == 0
+    robot = load_robot(tmp_path / "out" / "arm.yaml")
+    assert robot.base_frame == "body"
+    ClearanceModel(robot)
+
+
+@pytest.mark.parametrize(
+    ("drive", "expected_nm"),
+    [("-50 50", 5.0), ("-3 50", 3.0), ("-2 2", 2.0)],
+    ids=["clamped by the joint", "one side weaker", "weaker than the joint"],
+)
+def test_effort_is_what_drive_and_joint_let_through(
+    tmp_path: Path, drive: str, expected_nm: float
+) -> None:
+    path = crafted(tmp_path)
+    motor = f'<actuator><motor joint="b" forcerange="{drive}"/></actuator></mujoco>'
+    path.write_text(path.read_text().replace("</mujoco>", motor))
+    assert survey(path).effort_nm.tolist() == [5.0, expected_nm, 5.0]
+
+
 def test_obstacles_beside_a_link_that_turns_on_the_floor_are_watched(tmp_path: Path) -> None:
     path = tmp_path / "so101.yaml"
     assert main([str(so101("so101_new_calib.xml")), "-o", str(path), *LIMITS]) == 0

@@ -278,6 +278,26 @@ def test_a_tilted_base_does_not_make_the_puck_slide() -> None:
     )
 
 
+def test_a_seed_gives_the_same_episode_whatever_arm_the_one_before_drew() -> None:
+    task = PushEnv(randomization="realistic")
+    for seed in range(3):
+        ended = []
+        for before in (seed, seed + 100):
+            task.reset(seed=before)
+            observation, info = task.reset(seed=seed)
+            ended.append((observation.tobytes(), info))
+        assert ended[0][0] == ended[1][0]
+
+
+def test_puck_and_goal_are_drawn_beside_the_obstacles() -> None:
+    task = PushEnv(robot="ur5e_post")
+    (post,) = task.robot.surroundings.obstacles
+    for seed in range(12):
+        task.reset(seed=seed)
+        assert post.distance_m(object_position(task)) > 0.045
+        assert post.distance_m(task._goal) > 0.045
+
+
 def test_it_runs_with_randomisation_and_restores_to_the_bit() -> None:
     task, other = (PushEnv(randomization="realistic") for _ in range(2))
     assert_goes_on_to_the_bit(task, other, 60)

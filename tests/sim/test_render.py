@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+import smfp_sim.tasks  # noqa: F401 - registers the tasks
 from smfp_core.robot import load_robot
 from smfp_sim.arm import ArmModel
 from smfp_sim.render import RenderingUnavailable, SceneRenderer
@@ -78,6 +79,26 @@ def test_the_command_writes_an_image(renderer: SceneRenderer, tmp_path: Path) ->
     command = [sys.executable, "-m", "smfp_sim.render", str(image), "--goal", "0.4", "0", "0.4"]
     subprocess.run(command, check=True)
     assert image.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("{folder}/b.png", "--size", "0", "0"), "--size: must be at least 1 1"),
+        (("{folder}/arm.xyz",), "error: "),
+        (("{folder}/arm",), "output: needs the ending"),
+    ],
+    ids=["size", "suffix", "no suffix"],
+)
+def test_a_picture_that_cannot_be_written_leaves_nothing(
+    renderer: SceneRenderer, tmp_path: Path, arguments: tuple[str, ...], text: str
+) -> None:
+    given = [argument.format(folder=tmp_path) for argument in arguments]
+    command = [sys.executable, "-m", "smfp_sim.render", *given]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert text.format(folder=tmp_path) in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_opengl_the_error_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:

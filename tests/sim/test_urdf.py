@@ -208,6 +208,30 @@ def test_joints_that_urdf_lacks_are_refused_by_name(odd: RobotConfig, tmp_path: 
         robot_urdf(odd)
 
 
+def test_a_tool_with_the_name_of_a_body_is_that_link_or_has_a_name_of_its_own(
+    odd: RobotConfig,
+) -> None:
+    body = "rail"
+    named = dataclasses.replace(odd, tool_site=body)
+    for place, names in (("0 0 0", {body}), ("0 0 0.1", {body, f"{body}_site"})):
+        tree = ET.fromstring(ODD)
+        for tool in tree.iter("site"):
+            tool.attrib = {"name": body, "pos": place}
+        odd.mjcf.write_text(ET.tostring(tree, encoding="unicode"))
+        root = ET.fromstring(robot_urdf(named))
+        for kind in ("link", "joint"):
+            found = [element.attrib["name"] for element in root.findall(kind)]
+            assert len(found) == len(set(found))
+        links = {element.attrib["name"] for element in root.findall("link")}
+        assert {name for name in links if name.startswith(body)} == names
+
+
+def test_a_body_without_a_name_is_refused(odd: RobotConfig) -> None:
+    odd.mjcf.write_text(ODD.replace('<body name="rail"', "<body"))
+    with pytest.raises(RobotConfigError, match=r"mjcf: body number .* has no name"):
+        robot_urdf(odd)
+
+
 @pytest.mark.parametrize("pitch", [-math.pi / 2, -1.57, 0.0, 1.2, math.pi / 2 - 1e-9, math.pi / 2])
 def test_angles_are_exact_at_every_pitch(pitch: float) -> None:
     origin = ET.Element("origin", xyz="0 0 0", rpy=f"0.4 {pitch!r} -2.1")

@@ -34,9 +34,7 @@ from rclpy.qos import (
     ReliabilityPolicy,
     qos_check_compatible,
 )
-from rclpy.signals import SignalHandlerOptions
 from rclpy.topic_endpoint_info import TopicEndpointInfo
-from rclpy.utilities import remove_ros_args
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -57,7 +55,7 @@ from smfp_control.preflight_checks import (
 )
 from smfp_control.preflight_commands import check_commands, takers_of
 from smfp_control.preflight_node import NODE_PARAMETERS, check_node
-from smfp_control.process import interruptible, node_beside_arm
+from smfp_control.process import init_ros, interruptible, node_beside_arm, own_arguments
 from smfp_core.atomic import write_atomically
 from smfp_core.policy_file import PolicyFileError
 from smfp_core.robot import CommandInterface, Connection, RobotConfig, load_robot
@@ -107,6 +105,7 @@ class Observer:
             self._node, JointState, self._states_topic, _STATE_QOS
         )
         self._states: list[tuple[int, JointState]] = []
+        self._polled_ns = time.time_ns()
         self._known_s = time.monotonic() + _DISCOVERY_S
 
     def close(self) -> None:
@@ -124,7 +123,9 @@ class Observer:
         self._watch(max(_SETTLE_S, self._known_s - time.monotonic()))
         # What waited in queues while endpoints were matched says nothing about rates and gaps.
         self._states.clear()
+        began_ns = time.time_ns()
         self._watch(duration_s)
+        ended_ns = self._polled_ns
         subscribers = [
             _endpoint(end, _stated(COMMAND_QOS), end.qos_profile)
             for end in self._node.get_subscriptions_info_by_topic(self._command_topic)
@@ -135,6 +136,7 @@ class Observer:
             command_topic=self._command_topic,
             command_type=self._type_name(),
             states=self._states,
+            watched_ns=(began_ns, ended_ns),
             state_publishers=[
                 _endpoint(end, end.qos_profile, _stated(_STATE_QOS))
                 for end in self._node.get_publishers_info_by_topic(self._states_topic)
@@ -157,6 +159,7 @@ class Observer:
     def _poll(self) -> None:
         # The middleware notes when a message came, so that sleeping here blurs no times.
         time.sleep(_POLL_S)
+        self._polled_ns = time.time_ns()
         while (taken := self._subscription.handle.take_message(JointState, False)) is not None:
             message, info = taken
             self._states.append((info["received_timestamp"], message))
@@ -347,12 +350,12 @@ def _arguments(args: list[str]) -> argparse.Namespace:
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``ros2 run smfp_control preflight``."""
     given = sys.argv[1:] if args is None else args
-    options = _arguments(remove_ros_args(["preflight", *given])[1:])
     # A pipe has no width of its own; rows must not be cut to that of a small terminal.
     console = Console() if sys.stdout.isatty() else Console(width=140)
     try:
+        options = _arguments(own_arguments(given))
         with interruptible():
-            rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
+            init_ros(given)
             result = report(options, inspect(options))
         if options.json is not None:
             write_atomically(options.json, json.dumps(result, indent=2) + "\n")

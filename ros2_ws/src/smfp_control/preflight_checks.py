@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from smfp_control.faults import Fault
 from smfp_control.joint_state import JointStateMessage, JointStateReader
+from smfp_control.path_guard import PathGuard
 from smfp_core.policy_file import PolicyFile
 from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
 from smfp_sim.arm import ArmModel, Kinematics
+from smfp_sim.clearance import ClearanceModel
 
 Verdict = Literal["go", "note", "no-go"]
 
@@ -65,6 +67,7 @@ class Observed:
 
     Attributes:
         states: (system time of reception in ns, message) of every joint state, in order.
+        watched_ns: system time (ns) at which watching them began and ended.
         state_publishers, command_subscribers: endpoints of the two topics.
         foreign_publishers: (topic, node) of others that publish commands to this arm.
         policy_node: its parameters of ``NODE_PARAMETERS``; None: it is not there, empty: it does
@@ -75,6 +78,7 @@ class Observed:
     command_topic: str
     command_type: str
     states: Sequence[tuple[int, JointStateMessage]] = ()
+    watched_ns: tuple[int, int] = (0, 0)
     state_publishers: Sequence[Endpoint] = ()
     command_subscribers: Sequence[Endpoint] = ()
     foreign_publishers: Sequence[tuple[str, str]] = ()
@@ -84,8 +88,12 @@ class Observed:
 
 @dataclass
 class Motion:
-    """The joint states as the node would read them; arrays in the robot's joint order."""
+    """The joint states as the node would read them; arrays in the robot's joint order.
 
+    Times (s) count from when watching began; ``watched_s`` is when it ended.
+    """
+
+    watched_s: float
     received_s: FloatArray
     stamp_s: FloatArray
     position: FloatArray
@@ -96,13 +104,16 @@ class Motion:
     with_velocity: int = 0
 
     @classmethod
-    def of(cls, robot: RobotConfig, states: Iterable[tuple[int, JointStateMessage]]) -> Motion:
+    def of(cls, robot: RobotConfig, observed: Observed) -> Motion:
         """Read messages with the node's own reader, which decides what it would refuse."""
         reader = JointStateReader(robot.joint_names)
         times: list[tuple[int, int]] = []
         position, velocity = [], []
-        motion = cls(np.zeros(0), np.zeros(0), np.zeros((0, 0)), np.zeros((0, 0)))
-        for received_ns, message in states:
+        # Whole seconds go first: what is left keeps its nanoseconds as a double.
+        zero, end = observed.watched_ns
+        empty = np.zeros((0, 0))
+        motion = cls(1e-9 * (end - zero), np.zeros(0), np.zeros(0), empty, empty)
+        for received_ns, message in observed.states:
             motion.name_lists.add(tuple(message.name))
             accepted = reader.accepted
             fault = reader.accept(message, received_ns)
@@ -115,8 +126,6 @@ class Motion:
             position.append(reader.position.copy())
             velocity.append(reader.velocity.copy())
             motion.with_velocity += bool(len(message.velocity))
-        # Whole seconds go first: what is left keeps its nanoseconds as a double.
-        zero = times[0][0] if times else 0
         motion.received_s = np.array([1e-9 * (received - zero) for received, _ in times])
         motion.stamp_s = np.array(
             [1e-9 * (stamp - zero) if stamp else np.nan for _, stamp in times]
@@ -143,15 +152,18 @@ def check_states(
 ) -> list[Row]:
     """Publisher, QoS, names, velocities, rate, gaps, clock, pose and rest of the joint states."""
     topic, publishers = observed.joint_states_topic, observed.state_publishers
-    motion = Motion.of(robot, observed.states)
-    rows = [_publishers(topic, publishers, motion, len(observed.states))]
+    motion = Motion.of(robot, observed)
+    rows = [_publishers(robot, topic, publishers, motion, len(observed.states))]
     if publishers:
         rows.append(check_qos("joint states QoS", publishers))
     if not observed.states:
         return rows
     rows.append(_names(robot, motion, len(observed.states)))
-    if len(motion.received_s) < 2:
+    if not len(motion.received_s):  # of which the names, or what they are refused for, tell
         return rows
+    if len(motion.received_s) < 2:
+        found = f"one message in {motion.watched_s:.1f} s"
+        return [*rows, Row("state rate", "no-go", found, "does the driver still run?")]
     needs_velocity = policy is None or any(
         item.name == "joint_velocity" for item in policy.observation.fields
     )
@@ -162,12 +174,18 @@ def check_states(
         _gaps(motion, state_timeout_s),
         _clock(motion),
         _pose(robot, motion.position[-1]),
-        _contacts(robot, motion.position[-1]),
+        _surroundings(robot, motion.position[-1]),
         _rest(robot, motion),
     ]
 
 
-def _publishers(topic: str, publishers: Sequence[Endpoint], motion: Motion, messages: int) -> Row:
+def _publishers(
+    robot: RobotConfig,
+    topic: str,
+    publishers: Sequence[Endpoint],
+    motion: Motion,
+    messages: int,
+) -> Row:
     check, names = "joint states", ", ".join(end.node for end in publishers)
     if not publishers:
         return Row(
@@ -187,8 +205,11 @@ def _publishers(topic: str, publishers: Sequence[Endpoint], motion: Motion, mess
             f"{names} publishes {topic}, but no message came",
             "is joint_state_broadcaster active, does the network let data through?",
         )
-    # A gripper's driver may publish beside the arm's: then there are as many sets of names.
-    if len(publishers) > len(set(map(frozenset, motion.name_lists))):
+    # A gripper's driver may publish beside the arm's: then there are as many sets of names, of
+    # which one has the arm's. A second one is a republisher that adds the gripper's.
+    sets = set(map(frozenset, motion.name_lists))
+    of_arm = [names for names in sets if set(robot.joint_names) <= names]
+    if len(publishers) > len(sets) or (len(publishers) > 1 and len(of_arm) > 1):
         return Row(
             check,
             "no-go",
@@ -227,8 +248,8 @@ def _names(robot: RobotConfig, motion: Motion, messages: int) -> Row:
         )
     arm = [names for names in motion.name_lists if set(robot.joint_names) <= set(names)]
     if len(arm) > 1:
-        text = f"the order changes between messages: {_shown(arm)}"
-        return Row(check, "note", text, "it is mapped by name; two publishers?")
+        text = f"they change between messages: {_shown(arm)}"
+        return Row(check, "note", text, "they are mapped by name; two publishers?")
     extra = [name for name in arm[0] if name not in robot.joint_names]
     same = list(arm[0]) == list(robot.joint_names)
     text = "complete" + ("" if same else ", in the driver's order (mapped by name)")
@@ -259,7 +280,7 @@ def _velocities(robot: RobotConfig, motion: Motion, needed: bool) -> Row:
 
 def _rate(robot: RobotConfig, motion: Motion) -> Row:
     check, wanted = "state rate", robot.control_rate_hz
-    rate = (len(motion.received_s) - 1) / (motion.received_s[-1] - motion.received_s[0])
+    rate = len(motion.received_s) / motion.watched_s
     text = f"{rate:.0f} Hz, control at {wanted:g} Hz"
     if rate < _LEAST_RATE * wanted:
         return Row(
@@ -274,7 +295,8 @@ def _rate(robot: RobotConfig, motion: Motion) -> Row:
 
 
 def _gaps(motion: Motion, timeout_s: float) -> Row:
-    gaps = np.diff(motion.received_s)
+    # The silence before the first and after the last state is one as well: a driver may be dead.
+    gaps = np.diff([0.0, *motion.received_s, motion.watched_s])
     p50, p99, longest = np.percentile(gaps, [50, 99, 100]) * 1e3
     text = f"p50 {p50:.2f}, p99 {p99:.2f}, longest {longest:.1f} ms"
     if longest > timeout_s * 1e3:
@@ -323,20 +345,32 @@ def _pose(robot: RobotConfig, position: FloatArray) -> Row:
     i = int(np.argmax(beyond))
     if beyond[i] > 0.0:
         text = f"{_joint(robot, position, i)} is within the margin that commands keep free"
-        return Row(check, "note", text, "the node will lead it back inside; better move it before")
+        return Row(check, "note", text, "no command leads further out; better move it back before")
     return Row(check, "go", f"closest limit {-beyond[i]:.2f} rad away ({robot.joint_names[i]})")
 
 
-def _contacts(robot: RobotConfig, position: FloatArray) -> Row:
-    pairs = Kinematics(ArmModel(robot)).contacts(position)
+def _surroundings(robot: RobotConfig, position: FloatArray) -> Row:
+    check, arm = "collision", ArmModel(robot)
+    pairs = Kinematics(arm).contacts(position)
     if pairs:
         return Row(
-            "collision",
+            check,
             "no-go",
             "the model touches here: " + ", ".join(f"{a} and {b}" for a, b in pairs[:3]),
             "move the arm apart with the pendant; does the model's floor fit the table?",
         )
-    return Row("collision", "go", "none: arm and floor, as the model has them")
+    guard = PathGuard(
+        ClearanceModel(robot, arm.model), robot.limits.acceleration, 1.0 / robot.control_rate_hz
+    )
+    refusal = guard.refusal(position)
+    if refusal is not None:
+        return Row(
+            check,
+            "no-go",
+            refusal,
+            "move the arm there with the pendant; does the YAML's workspace fit the cell?",
+        )
+    return Row(check, "go", "none, and within the workspace, as model and YAML have them")
 
 
 def _rest(robot: RobotConfig, motion: Motion) -> Row:

@@ -20,6 +20,7 @@ from rclpy.exceptions import InvalidNamespaceException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 from smfp_core.strict import ConfigError
 
@@ -65,6 +66,31 @@ def node_beside_arm(name: str, namespace: str) -> Node:
             "give one of them"
         )
     return node
+
+
+def init_ros(args: Sequence[str]) -> None:
+    """``rclpy.init`` with these arguments, and without its signal handlers.
+
+    Raises:
+        ConfigError: the ROS arguments cannot be used (a file that is not there), or ROS does not
+            start.
+    """
+    try:
+        rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # what rclpy's errors derive from
+        raise ConfigError(str(error)) from error
+
+
+def own_arguments(args: Sequence[str]) -> list[str]:
+    """``args`` without those for ROS.
+
+    Raises:
+        ConfigError: those cannot be used.
+    """
+    try:
+        return remove_ros_args(["", *args])[1:]
+    except RuntimeError as error:
+        raise ConfigError(str(error)) from error
 
 
 def freeze_garbage() -> None:
@@ -128,12 +154,16 @@ def run_node(make_node: Callable[[threading.Event], RunnableNode], args: Sequenc
     the node is closed, so that it can still command while it brings the robot to rest.
 
     Returns:
-        The exit status of the process: 0 after a signal or an orderly end.
+        The exit status of the process: 0 after a signal or an orderly end, 1 if it cannot begin.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     _call_allocator("mallopt", _M_ARENA_MAX, _HEAPS)
     stop = stop_on_signals()
-    rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        init_ros(args)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
     executor = SingleThreadedExecutor()
     node = make_node(stop)
     status: int | None = None

@@ -33,7 +33,7 @@ class RealtimeSettings:
         if self.cpus:
             try:
                 os.sched_setaffinity(0, {int(cpu) for cpu in self.cpus.split(",")})
-            except (ValueError, OSError) as error:
+            except (ValueError, OverflowError, OSError) as error:
                 problems.append(
                     f"cpu_affinity: '{self.cpus}' cannot be used ({error}); this process may use "
                     f"{','.join(map(str, sorted(os.sched_getaffinity(0))))}"

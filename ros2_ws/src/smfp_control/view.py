@@ -21,10 +21,8 @@ from typing import get_args
 
 import numpy as np
 import rclpy
-from rclpy.signals import SignalHandlerOptions
-from rclpy.utilities import remove_ros_args
 
-from smfp_control.process import stop_on_signals
+from smfp_control.process import init_ros, own_arguments, stop_on_signals
 from smfp_core.robot import CommandInterface, load_robot
 from smfp_core.strict import ConfigError
 from smfp_sim.arm import ArmModel, Kinematics
@@ -62,7 +60,7 @@ def _arguments(args: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--locked", action="store_true", help="show the goal, but do not let it be dragged"
     )
-    parsed = parser.parse_args(remove_ros_args(["view", *args])[1:])
+    parsed = parser.parse_args(own_arguments(args))
     if not 1 <= parsed.port <= 65535:
         parser.error("--port: must lie in [1, 65535]")
     return parsed
@@ -116,11 +114,11 @@ def _run(options: argparse.Namespace, stop: threading.Event) -> None:
 def main(args: list[str] | None = None) -> int:
     """Show the page until interrupted."""
     given = sys.argv[1:] if args is None else args
-    options = _arguments(given)
-    stop = stop_on_signals()
-    os.nice(_NICENESS)
     try:
-        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
+        options = _arguments(given)
+        stop = stop_on_signals()
+        os.nice(_NICENESS)
+        init_ros(given)
         _run(options, stop)
     except ConfigError as error:
         print(f"view: {error}", file=sys.stderr)

@@ -51,7 +51,8 @@ class Seen:
             None without one.
         orientation: [4] of the last goal that had one; None before it.
         tool_orientation: [4], where whoever draws the arm notes it.
-        commanded: [n] (rad) of the last command; None before it, or if commands are velocities.
+        commanded: [n] (rad) of the last command; None where none comes, or if commands are
+            velocities.
         answer: what the last request came to.
     """
 
@@ -121,6 +122,7 @@ class RobotClient:
             for name, kind in (("hold", Trigger), ("reset", Trigger), ("estop", SetBool))
         }
         self._pending: deque[Future] = deque(maxlen=20)
+        self._commanded_s = -math.inf
 
     def close(self) -> None:
         """Leave the ROS graph."""
@@ -136,6 +138,9 @@ class RobotClient:
             self.reader.accept(message, time.monotonic_ns())
         while (message := self._take_command()) is not None:
             self._on_command(message)
+        if time.monotonic() - self._commanded_s > _FRESH_S:
+            # The node commands at every tick or not at all, and then wants the arm nowhere.
+            self.seen.commanded = None
         self._note_status()
 
     @property
@@ -216,5 +221,6 @@ class RobotClient:
         else:
             values = message.data
         if len(values) == len(self.robot.joints):
+            self._commanded_s = time.monotonic()
             commanded = np.array(values, np.float64)
             self.seen.commanded = commanded if np.isfinite(commanded).all() else None
