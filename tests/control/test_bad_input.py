@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +140,19 @@ def test_autostart_with_a_bad_configuration_ends_with_status_1_and_a_reason(
     node = bench.start_policy_node("/nowhere.onnx", autostart=True)
     assert bench.until_exit(node) == 1
     assert "nowhere.onnx: file: cannot be read" in node.output()
+
+
+@pytest.mark.parametrize(
+    ("module", "status"),
+    [("policy_node", 1), ("sim_node", 1), ("markers_node", 1), ("view", 1), ("preflight", 2)],
+)
+def test_ros_arguments_that_cannot_be_used_end_with_a_reason(module: str, status: int) -> None:
+    command = [sys.executable, "-m", f"smfp_control.{module}", "--ros-args"]
+    done = subprocess.run(
+        [*command, "--params-file", "/nowhere.yaml"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == status and "Traceback" not in done.stderr
+    assert "Couldn't parse params file: '--params-file /nowhere.yaml'" in done.stderr
 
 
 def test_sim_node_refuses_a_bad_configuration_with_a_reason(bench: Bench) -> None:

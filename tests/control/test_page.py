@@ -241,11 +241,13 @@ def test_a_node_that_was_killed_is_shown_as_silent_and_its_goal_as_unknown(
     watcher.until(lambda: client.send_goal(near_goal) is None, "the goal to go out")
     watcher.until(lambda: client.seen.goal is not None, "the goal on ~/status")
     watcher.until(lambda: "missed deadlines" in watcher.text(), "diagnostics")
+    assert client.seen.commanded is not None
     node.signal(signal.SIGKILL)
     watcher.until(lambda: "policy node: silent for 2 s" in watcher.text(), "silence")
     assert "state **" not in watcher.text()
     assert "missed deadlines" not in watcher.text() and "goal error" not in watcher.text()
     assert client.seen.goal is None and not client.seen.status and not client.seen.diagnostics
+    assert client.seen.commanded is None  # it wants the arm nowhere any more
     # What it may still do can be stopped; nothing new can be asked of it.
     watcher.panel._held = near_goal
     assert watcher.offers() == {"reset": False, "hold": True, "go": False}
