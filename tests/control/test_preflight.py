@@ -309,6 +309,7 @@ def test_another_robots_policy_and_another_kind_of_controller_are_a_no_go(
     [
         (("--robot", "nowhere"), "not a shipped robot"),
         (("--rate", "-1"), "--rate"),
+        (("--json", "/proc/nothing/preflight.json"), "--json: /proc/nothing cannot be made"),
         (("--command-interface", "telepathy"), "--command-interface"),
         (("--namespace", "left", "--ros-args", "-r", "__ns:=/right"), "say '/right'"),
     ],

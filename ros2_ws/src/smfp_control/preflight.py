@@ -56,7 +56,7 @@ from smfp_control.preflight_checks import (
 from smfp_control.preflight_commands import check_commands, takers_of
 from smfp_control.preflight_node import NODE_PARAMETERS, check_node
 from smfp_control.process import init_ros, interruptible, node_beside_arm, own_arguments
-from smfp_core.atomic import write_atomically
+from smfp_core.atomic import check_writable, write_atomically
 from smfp_core.policy_file import PolicyFileError
 from smfp_core.robot import CommandInterface, Connection, RobotConfig, load_robot
 from smfp_core.strict import ConfigError
@@ -354,6 +354,7 @@ def main(args: list[str] | None = None) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=140)
     try:
         options = _arguments(own_arguments(given))
+        check_writable("--json", options.json)
         with interruptible():
             init_ros(given)
             result = report(options, inspect(options))

@@ -44,7 +44,7 @@ from smfp_control.polling import create_polled_subscription
 from smfp_control.process import interruptible
 from smfp_control.status import STATUS_QOS
 from smfp_control.view import ADDRESS, DEFAULT_PORT
-from smfp_core.atomic import write_atomically
+from smfp_core.atomic import check_writable, write_atomically
 from smfp_core.robot import RobotConfig, load_robot
 from smfp_core.rotation import angle
 from smfp_core.specs import FloatArray
@@ -307,6 +307,7 @@ def main(args: list[str] | None = None) -> int:
     console = Console(stderr=True)
     os.environ.update(local_environment())
     try:
+        check_writable("--json", options.json)
         with interruptible():
             scene = _run(options, load_robot(options.robot), console)
     except KeyboardInterrupt:
