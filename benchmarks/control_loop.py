@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from smfp_control.isolation import local_environment
-from smfp_core.atomic import check_writable, write_atomically
+from smfp_core.atomic import writable, write_atomically
 from smfp_core.provenance import here
 from smfp_core.resources import share_path
-from smfp_core.strict import ConfigError
 
 _HERE = Path(__file__).resolve().parent
 _RATES_HZ = ("100", "250", "500", "1000")
@@ -311,15 +310,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, required=True, help="the file to write")
+    parser.add_argument("--json", type=writable(".json"), required=True, help="the file to write")
     parser.add_argument("--policy", type=Path, help="default: the shipped ur5e_reach")
     parser.add_argument("--no-latency", action="store_true", help="leave out what needs DDS")
     parser.add_argument("--quick", action="store_true", help="less of everything")
     given = parser.parse_args()
-    try:
-        check_writable("--json", given.json, ".json")
-    except ConfigError as error:
-        parser.error(str(error))
     policy = given.policy or share_path("config/policies/ur5e_reach.onnx")
     os.environ.update(local_environment())
     result = measure(policy.resolve(), QUICK if given.quick else Plan(), not given.no_latency)

@@ -16,17 +16,16 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
 from smfp_control.isolation import local_environment
 from smfp_control.process import interruptible
 from smfp_control.transfer import Rig
-from smfp_core.atomic import check_writable, write_atomically
+from smfp_core.atomic import writable, write_atomically
 from smfp_core.provenance import here
 from smfp_core.resources import share_path
-from smfp_core.strict import ConfigError, to_mapping
+from smfp_core.strict import to_mapping
 
 GOAL_M = np.array([0.45, 0.25, 0.50])
 
@@ -39,12 +38,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=50, help="policy steps of the episode")
     parser.add_argument("--seed", type=int, default=0, help="of the plant")
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--json", type=writable(), help="also write the result to this file")
     options = parser.parse_args()
-    try:
-        check_writable("--json", options.json)
-    except ConfigError as error:
-        parser.error(str(error))
     sys.setswitchinterval(5e-5)
     os.environ.update(local_environment())
     digests: set[str] = set()

@@ -10,20 +10,18 @@ import argparse
 import gc
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from smfp_control.path_guard import PathGuard
 from smfp_control.safety import SafetyFilter
-from smfp_core.atomic import check_writable, write_atomically
+from smfp_core.atomic import writable, write_atomically
 from smfp_core.provenance import here
 from smfp_core.reference import Reference, ReferenceLimits, action_to_command
 from smfp_core.robot import load_robot
-from smfp_core.strict import ConfigError, to_mapping
+from smfp_core.strict import to_mapping
 from smfp_sim.clearance import ClearanceModel
 
 ROBOT = load_robot("ur5e")
@@ -77,14 +75,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ticks", type=int, default=20000, help="of each filter (default 20000)")
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--json", type=writable(), help="also write the result to this file")
     options = parser.parse_args()
     if options.ticks < 1:
         parser.error(f"--ticks: must be at least 1, got {options.ticks}")
-    try:
-        check_writable("--json", options.json)
-    except ConfigError as error:
-        parser.error(str(error))
     load_before = round(os.getloadavg()[0], 2)
     gc.collect()
     gc.freeze()
@@ -103,9 +97,8 @@ def main() -> None:
         print(f"| {name} | {p50:.0f} | {p90:.0f} | {p99:.0f} |", flush=True)
         rows.append({"filter": name, "p50_us": p50, "p90_us": p90, "p99_us": p99})
     if options.json is not None:
-        command = " ".join(["python", "benchmarks/safety_filter.py", *sys.argv[1:]])
         record = {
-            "measured_by": {**to_mapping(here("benchmarks.safety_filter")), "command": command},
+            "measured_by": to_mapping(here("benchmarks.safety_filter")),
             "load_before": load_before,
             "ticks": options.ticks,
             "rows": rows,

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from smfp_core.agents import make_agent
-from smfp_core.atomic import check_writable, write_atomically
+from smfp_core.atomic import writable, write_atomically
 from smfp_core.config import TrainConfig
 from smfp_core.process import set_up_training_process
 from smfp_core.provenance import here
@@ -199,16 +199,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, required=True, help="the file to write")
+    parser.add_argument("--json", type=writable(".json"), required=True, help="the file to write")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
     parser.add_argument(
         "--largest-buffer", type=int, default=10**7, help="transitions (default ten millions)"
     )
     given = parser.parse_args()
-    try:
-        check_writable("--json", given.json, ".json")
-    except ConfigError as error:
-        parser.error(str(error))
     set_up_training_process()
     load_before = round(os.getloadavg()[0], 2)
     measured = contenders(given.largest_buffer)

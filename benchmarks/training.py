@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smfp_core.atomic import check_writable, write_atomically
+from smfp_core.atomic import writable, write_atomically
 from smfp_core.provenance import here
-from smfp_core.strict import ConfigError, to_mapping
+from smfp_core.strict import to_mapping
 
 _HERE = Path(__file__).resolve().parent
 _ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -225,16 +225,14 @@ def markdown(record: dict[str, Any]) -> str:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path, help="write the result here, and a .md beside it")
+    parser.add_argument(
+        "--json", type=writable(".json"), help="write the result here, and a .md beside it"
+    )
     parser.add_argument("--task", default="HalfCheetah-v4", help="gymnasium id")
     parser.add_argument("--quick", action="store_true", help="fewer contenders, within 5 minutes")
     parser.add_argument("--rounds", type=int, default=0, help="interleaved rounds (3, or 5 whole)")
     parser.add_argument("--steps", type=int, default=0, help="steps a round (60, or 200 whole)")
     arguments = parser.parse_args()
-    try:
-        check_writable("--json", arguments.json, ".json")
-    except ConfigError as error:
-        parser.error(str(error))
     load_before = round(os.getloadavg()[0], 2)
     contenders = QUICK if arguments.quick else FULL
     libraries = {c.library for c in contenders}

@@ -23,9 +23,9 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smfp_core.robot import RobotConfig, RobotConfigError
+from smfp_core.robot import RobotConfig
 from smfp_core.specs import FloatArray
-from smfp_sim.scene import as_slice, compile_scene
+from smfp_sim.scene import as_slice, body_index, compile_scene
 
 # Beyond this the exact distance is of no interest.
 _FAR_M = 5.0
@@ -171,10 +171,7 @@ class ClearanceModel:
         return name if body == "world" else f"{name} ({body})"
 
     def _body(self, name: str, field: str) -> int:
-        index = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_BODY, name)
-        if index < 0:
-            raise RobotConfigError(f"{field}: no body named '{name}' in {self._robot.mjcf}")
-        return int(index)
+        return body_index(self._robot, self._model, name, field)
 
     def _find_points(self) -> None:
         model, data, robot = self._model, self._data, self._robot

@@ -59,6 +59,18 @@ def compile_scene(robot: RobotConfig, change: Change | None = None) -> mujoco.Mj
         raise RobotConfigError(f"{field}: {robot.mjcf}: {error}") from error
 
 
+def body_index(robot: RobotConfig, model: mujoco.MjModel, name: str, field: str) -> int:
+    """Index of a body that the robot's YAML names.
+
+    Raises:
+        RobotConfigError: there is none; names the ``field``.
+    """
+    index = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name)
+    if index < 0:
+        raise RobotConfigError(f"{field}: no body named '{name}' in {robot.mjcf}")
+    return int(index)
+
+
 def as_slice(index: NDArray[np.intp]) -> NDArray[np.intp] | slice:
     """``index`` as a slice where it is one: numpy gathers single elements much more slowly."""
     first = int(index[0])
@@ -70,12 +82,7 @@ def _base_pose(robot: RobotConfig) -> tuple[FloatArray, FloatArray]:
     model = mujoco.MjModel.from_xml_path(str(robot.mjcf))
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
-    try:
-        base = model.body(robot.base_frame).id
-    except KeyError as error:
-        raise RobotConfigError(
-            f"base_frame: no body named '{robot.base_frame}' in {robot.mjcf}"
-        ) from error
+    base = body_index(robot, model, robot.base_frame, "base_frame")
     return data.xpos[base].copy(), data.xquat[base].copy()
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from smfp_core.robot import RobotConfig, RobotConfigError, load_robot
 from smfp_core.specs import FloatArray
 from smfp_sim.arm import ArmModel
+from smfp_sim.names import unused_name
 
 # MuJoCo's viewer shows groups 0 to 2; collision shapes are put into 3 by convention.
 _LAST_SHOWN_GROUP = 2
@@ -214,7 +215,7 @@ class _Exporter:
             own = _shift(-self._anchor(body)) @ _pose(model.site_pos[site], model.site_quat[site])
             if name == model.body(body).name and np.allclose(own, np.eye(4), atol=1e-9):
                 return  # that link is the tool's
-            name = next(n for n in (f"{name}_site{i}" for i in ("", 2, 3)) if n not in links)
+            name = unused_name(f"{name}_site", links)
         ET.SubElement(self._root, "link", name=name)
         joint = ET.SubElement(self._root, "joint", name=f"{name}_fixed", type="fixed")
         ET.SubElement(joint, "parent", link=model.body(body).name)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from smfp_core.strict import ConfigError
@@ -31,15 +33,31 @@ def check_writable(option: str, path: Path | None, suffix: str = "") -> None:
     Raises:
         ConfigError: names the option.
     """
-    if path is None:
-        return
-    if suffix and path.suffix != suffix:
-        raise ConfigError(f"{option}: must end in {suffix}, got '{path}'")
+    problem = _problem_with(path, suffix) if path else ""
+    if problem:
+        raise ConfigError(f"{option}: {problem}")
+
+
+def writable(suffix: str = "") -> Callable[[str], Path]:
+    """``check_writable`` as the ``type`` of an option of argparse, which names it itself."""
+
+    def checked(text: str) -> Path:
+        problem = _problem_with(Path(text), suffix)
+        if problem:
+            raise argparse.ArgumentTypeError(problem)
+        return Path(text)
+
+    return checked
+
+
+def _problem_with(path: Path, suffix: str) -> str:
     folder = path.parent
+    if suffix and path.suffix != suffix:
+        return f"must end in {suffix}, got '{path}'"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{option}: {folder} cannot be made ({error.strerror})") from error
-    if path.is_dir() or not os.access(folder, os.W_OK):
-        wrong = "is a folder" if path.is_dir() else f"cannot be written: {folder} forbids it"
-        raise ConfigError(f"{option}: {path} {wrong}")
+        return f"{folder} cannot be made ({error.strerror})"
+    if path.is_dir():
+        return f"{path} is a folder"
+    return "" if os.access(folder, os.W_OK) else f"{path} cannot be written: {folder} forbids it"

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from smfp_core.atomic import write_atomically
+from smfp_core.csv_log import read_log
 from smfp_core.evaluate import Evaluation
 
 RECENT_EPISODES = 20
@@ -147,14 +148,10 @@ class _CsvLog:
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        # A row cut short by a crash has no full set of values.
-        rows = [r for r in reader if None not in r.values() and int(r["step"]) <= step]
-        names = list(reader.fieldnames or [])
+    names, rows = read_log(path)
     text = io.StringIO()
     writer = csv.DictWriter(text, names)
     if names:
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(row for row in rows if int(row["step"]) <= step)
     write_atomically(path, text.getvalue())

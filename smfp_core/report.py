@@ -8,7 +8,6 @@ look like is said beside its curve. The page holds its pictures and needs nothin
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import io
 import sys
@@ -24,6 +23,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from smfp_core.atomic import write_atomically
+from smfp_core.csv_log import read_log
 from smfp_core.provenance import read_provenance
 from smfp_core.strict import ConfigError
 
@@ -42,12 +42,6 @@ WATCH = {
     "episode_return": "of the collecting policy",
 }
 """Column of train.csv to what a reader should look for in it."""
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        return [row for row in rows if None not in row.values()]  # cut short by a crash
 
 
 def _numbers(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
@@ -105,7 +99,7 @@ def page(run: Path) -> str:
     for name in ("config.yaml", "train.csv", "evaluations.csv"):
         if not (run / name).is_file():
             raise ConfigError(f"{run}: has no {name}; a report needs a run with an evaluation")
-    training, evaluations = _read(run / "train.csv"), _read(run / "evaluations.csv")
+    (_, training), (_, evaluations) = map(read_log, (run / "train.csv", run / "evaluations.csv"))
     if not training or not evaluations:
         raise ConfigError(f"{run}: has logged nothing yet; a report needs a run with an evaluation")
     last_step = evaluations[-1]["step"]

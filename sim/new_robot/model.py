@@ -7,13 +7,12 @@ and it lacks: a tool site, a floor, a position servo for every joint.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -25,6 +24,7 @@ from smfp_core.atomic import write_atomically
 from smfp_core.robot import RobotConfigError
 from smfp_core.specs import FloatArray
 from smfp_sim.arm import is_position_servo, reaches
+from smfp_sim.names import unused_name
 
 # What makers of models call the tool, likeliest first.
 _TOOL_NAMES = (
@@ -134,7 +134,7 @@ def survey(path: Path, tool: str | None = None, effort_nm: float | None = None) 
         data = mujoco.MjData(model)
         mujoco.mj_kinematics(model, data)
         height = float(data.xpos[model.body(base).id][2])
-        name = _unused("floor", [geom.name for geom in spec.geoms])
+        name = unused_name("floor", [geom.name for geom in spec.geoms])
         spec.worldbody.add_geom(
             name=name, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 0.05], pos=[0, 0, height]
         )
@@ -163,7 +163,7 @@ def save_model(found: Survey, path: Path) -> None:
                 file = name if spec.strippath else item.file
                 origin = (source / kind / file).resolve()
                 if origin not in copied:
-                    copied[origin] = _unused(name, copied.values())
+                    copied[origin] = unused_name(name, copied.values())
                     target = path.parent / folder / copied[origin]
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(origin, target)
@@ -176,13 +176,6 @@ def save_model(found: Survey, path: Path) -> None:
     joints = [model.joint(name).id for name in found.joints]
     found.range_rad = model.jnt_range[joints].copy()
     found.effort_nm = np.array([_effort(model, joint, None, []) for joint in joints])
-
-
-def _unused(name: str, used: Collection[str]) -> str:
-    """``name``, with a number before its ending where it is ``used`` already."""
-    path = Path(name)
-    others = (f"{path.stem}_{number}{path.suffix}" for number in itertools.count(2))
-    return next(other for other in itertools.chain((name,), others) if other not in used)
 
 
 # What is in the model.
@@ -297,7 +290,7 @@ def _name_bodies(spec: mujoco.MjSpec, changes: list[str]) -> None:
     given = []
     for body in spec.bodies:
         if not body.name:
-            body.name = _unused("body", taken)
+            body.name = unused_name("body", taken)
             taken.add(body.name)
             given.append(body.name)
     if given:
@@ -376,7 +369,7 @@ def _add_servos(found: Survey, model: mujoco.MjModel, joints: Sequence[int]) -> 
         damping = max(_SERVO_LAG_S * stiffness, 2.0 * math.sqrt(stiffness * inertia))
         names = [actuator.name for actuator in found.spec.actuators]
         servo = found.spec.add_actuator(
-            name=_unused(f"{name}_servo", names), target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT
+            name=unused_name(f"{name}_servo", names), target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT
         )
         servo.set_to_position(kp=stiffness, kv=damping)
         servo.forcerange, servo.forcelimited = (-effort, effort), mujoco.mjtLimited.mjLIMITED_TRUE

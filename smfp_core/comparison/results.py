@@ -12,6 +12,7 @@ from pathlib import Path
 
 from smfp_core.atomic import write_atomically
 from smfp_core.comparison.plan import Run
+from smfp_core.csv_log import read_log
 from smfp_core.provenance import read_provenance
 from smfp_core.strict import ConfigError
 
@@ -43,13 +44,10 @@ def collect(runs: Iterable[Run]) -> list[Row]:
         if not path.exists():
             continue
         revision = read_provenance(run.folder).git_revision
-        with path.open(newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                if None in line.values():  # cut short by a crash
-                    continue
-                place = (run.task, run.agent, run.seed, int(line["step"]), line["mode"])
-                mean, std, wall_s = (float(line[name]) for name in _NUMBERS)
-                rows.append(Row(*place, mean, std, wall_s, revision))
+        for line in read_log(path)[1]:
+            place = (run.task, run.agent, run.seed, int(line["step"]), line["mode"])
+            mean, std, wall_s = (float(line[name]) for name in _NUMBERS)
+            rows.append(Row(*place, mean, std, wall_s, revision))
     return rows
 
 
@@ -58,8 +56,7 @@ def last_watched(run: Run) -> dict[str, float]:
     path = run.folder / "train.csv"
     if not path.exists():  # a peer's run
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = [line for line in csv.DictReader(file) if None not in line.values()]
+    _, lines = read_log(path)
     return {name: float(value) for name, value in lines[-1].items() if value} if lines else {}
 
 

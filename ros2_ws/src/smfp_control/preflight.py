@@ -16,7 +16,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 # Read by the numerical libraries when they are first imported; see process.py.
@@ -56,7 +55,7 @@ from smfp_control.preflight_checks import (
 from smfp_control.preflight_commands import check_commands, takers_of
 from smfp_control.preflight_node import NODE_PARAMETERS, check_node
 from smfp_control.process import init_ros, interruptible, node_beside_arm, own_arguments
-from smfp_core.atomic import check_writable, write_atomically
+from smfp_core.atomic import writable, write_atomically
 from smfp_core.policy_file import PolicyFileError
 from smfp_core.robot import CommandInterface, Connection, RobotConfig, load_robot
 from smfp_core.strict import ConfigError
@@ -340,7 +339,7 @@ def _arguments(args: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--duration", type=_positive, default=3.0, metavar="S", help="of watching (%(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--json", type=writable(), help="also write the result to this file")
     options = parser.parse_args(args)
     if not 0.0 <= options.rate <= 2000.0:
         parser.error(f"--rate: must lie between 0 and 2000, got {options.rate:g}")
@@ -354,7 +353,6 @@ def main(args: list[str] | None = None) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=140)
     try:
         options = _arguments(own_arguments(given))
-        check_writable("--json", options.json)
         with interruptible():
             init_ros(given)
             result = report(options, inspect(options))

@@ -90,7 +90,8 @@ class Observed:
 class Motion:
     """The joint states as the node would read them; arrays in the robot's joint order.
 
-    Times (s) count from when watching began; ``watched_s`` is when it ended.
+    Times (s) count from when watching began; ``watched_s`` is when it ended. ``name_lists`` are
+    the joints of each kind of message, ``arm_lists`` those of them that have all of the robot's.
     """
 
     watched_s: float
@@ -100,6 +101,7 @@ class Motion:
     velocity: FloatArray
     refused: list[Fault] = field(default_factory=list)
     name_lists: set[tuple[str, ...]] = field(default_factory=set)
+    arm_lists: list[tuple[str, ...]] = field(default_factory=list)
     out_of_order: int = 0
     with_velocity: int = 0
 
@@ -126,6 +128,8 @@ class Motion:
             position.append(reader.position.copy())
             velocity.append(reader.velocity.copy())
             motion.with_velocity += bool(len(message.velocity))
+        joints = set(robot.joint_names)
+        motion.arm_lists = [names for names in motion.name_lists if joints <= set(names)]
         motion.received_s = np.array([1e-9 * (received - zero) for received, _ in times])
         motion.stamp_s = np.array(
             [1e-9 * (stamp - zero) if stamp else np.nan for _, stamp in times]
@@ -153,7 +157,7 @@ def check_states(
     """Publisher, QoS, names, velocities, rate, gaps, clock, pose and rest of the joint states."""
     topic, publishers = observed.joint_states_topic, observed.state_publishers
     motion = Motion.of(robot, observed)
-    rows = [_publishers(robot, topic, publishers, motion, len(observed.states))]
+    rows = [_publishers(topic, publishers, motion, len(observed.states))]
     if publishers:
         rows.append(check_qos("joint states QoS", publishers))
     if not observed.states:
@@ -179,13 +183,7 @@ def check_states(
     ]
 
 
-def _publishers(
-    robot: RobotConfig,
-    topic: str,
-    publishers: Sequence[Endpoint],
-    motion: Motion,
-    messages: int,
-) -> Row:
+def _publishers(topic: str, publishers: Sequence[Endpoint], motion: Motion, messages: int) -> Row:
     check, names = "joint states", ", ".join(end.node for end in publishers)
     if not publishers:
         return Row(
@@ -207,8 +205,7 @@ def _publishers(
         )
     # A gripper's driver may publish beside the arm's: then there are as many sets of names, of
     # which one has the arm's. A second one is a republisher that adds the gripper's.
-    sets = set(map(frozenset, motion.name_lists))
-    of_arm = [names for names in sets if set(robot.joint_names) <= names]
+    sets, of_arm = (set(map(frozenset, x)) for x in (motion.name_lists, motion.arm_lists))
     if len(publishers) > len(sets) or (len(publishers) > 1 and len(of_arm) > 1):
         return Row(
             check,
@@ -246,7 +243,7 @@ def _names(robot: RobotConfig, motion: Motion, messages: int) -> Row:
             f"{motion.out_of_order} of {messages} messages are older than the one before",
             "two publishers, or a clock that jumps",
         )
-    arm = [names for names in motion.name_lists if set(robot.joint_names) <= set(names)]
+    arm = motion.arm_lists
     if len(arm) > 1:
         text = f"they change between messages: {_shown(arm)}"
         return Row(check, "note", text, "they are mapped by name; two publishers?")
