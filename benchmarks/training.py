@@ -25,11 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from smfp_core.atomic import writable, write_atomically
+from smfp_core.process import multiplies_bfloat16
 from smfp_core.provenance import here
 from smfp_core.strict import to_mapping
 
 _HERE = Path(__file__).resolve().parent
 _ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+NO_BFLOAT16 = not multiplies_bfloat16()
+"""Without hardware for it an update in it takes more than ten times as long."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,15 @@ class Contender:
     @property
     def worker(self) -> str:
         """Name that the worker knows it by."""
-        prefix = {"stable_baselines3": "sb3_", "sbx": "sbx_", "torch": ""}.get(self.library)
+        if self.library == "torch":
+            return "products"
+        prefix = {"stable_baselines3": "sb3_", "sbx": "sbx_"}.get(self.library)
         return "ours" if prefix is None else prefix + self.agent
+
+    @property
+    def precision(self) -> str:
+        """Of the products that it does most of its arithmetic by."""
+        return str(self.fields.get("precision", "float32"))
 
 
 def ours(agent: str, k: int | None = None, slow: bool = False, **fields: Any) -> Contender:
@@ -60,7 +70,11 @@ def ours(agent: str, k: int | None = None, slow: bool = False, **fields: Any) ->
 
 
 # What the same CPU makes of products alone, in the same rounds.
-PRODUCTS, PRODUCTS_A_ROUND = Contender("torch", "products"), 2000
+PRODUCTS = {
+    "float32": Contender("torch", "products", fields={"precision": "float32"}),
+    "bfloat16": Contender("torch", "products", fields={"precision": "bfloat16"}, slow=NO_BFLOAT16),
+}
+PRODUCTS_A_ROUND = 2000
 # K = 2 is the default.
 QUICK = [
     Contender("stable_baselines3", "sac"),
@@ -77,9 +91,9 @@ FULL = [
     ours("smfp", 8),
     ours("smfp", 4, policy_delay=1),
     ours("flow", 4, slow=True),
-    # Without hardware for it an update takes more than ten times as long.
-    ours("sac", precision="bfloat16", slow=True),
-    ours("smfp", 4, precision="bfloat16", slow=True),
+    ours("sac", precision="bfloat16", slow=NO_BFLOAT16),
+    ours("smfp", 2, precision="bfloat16", slow=NO_BFLOAT16),
+    ours("smfp", 4, precision="bfloat16", slow=NO_BFLOAT16),
 ]
 
 
@@ -121,8 +135,8 @@ class Worker:
 
     def measure(self, steps: int) -> None:
         """One round."""
-        if self.contender is PRODUCTS:
-            count = PRODUCTS_A_ROUND
+        if self.contender.library == "torch":
+            count = PRODUCTS_A_ROUND // (20 if self.contender.slow else 1)
         else:
             count = steps // 4 if self.contender.slow else steps
             self.env_steps_per_s.append(count / self.ask(f"steps {count}"))
@@ -152,8 +166,8 @@ def spread(values: list[float]) -> float:
     return (max(values) - min(values)) / statistics.median(values)
 
 
-def row_of(worker: Worker, task: str, gflops: float) -> dict[str, Any]:
-    """What a contender reached."""
+def row_of(worker: Worker, task: str, gflops: dict[str, float]) -> dict[str, Any]:
+    """What a contender reached, against what products alone do in each precision."""
     contender, cost = worker.contender, worker.ask("report")
     row = {
         "library": contender.library,
@@ -168,7 +182,7 @@ def row_of(worker: Worker, task: str, gflops: float) -> dict[str, Any]:
         "peak_mb": round(cost["peak_mb"], 1),
     }
     if "update_flop" in cost:
-        limit = gflops * 1e9 / cost["update_flop"]
+        limit = gflops[contender.precision] * 1e9 / cost["update_flop"]
         row |= {
             "update_gflop": round(cost["update_flop"] / 1e9, 3),
             "limit_updates_per_s": round(limit, 1),
@@ -185,12 +199,15 @@ def markdown(record: dict[str, Any]) -> str:
         (r for r in rows if (r["library"], r["agent"]) == ("stable_baselines3", "sac")), {}
     )
     origin = record["measured_by"]
+    rates = " and ".join(
+        f"{rate:.0f} GFLOP/s in {precision}" for precision, rate in record["matrix_gflops"].items()
+    )
     lines = [
         "# Speed of training, measured",
         "",
         f"`{origin['command']}` at revision `{origin['git_revision'][:12]}` on {origin['machine']};"
         f" load average before {record['load_before']}, matrix products at"
-        f" {record['matrix_gflops']:.0f} GFLOP/s. One thread each, {record['task']}, batch 256,"
+        f" {rates}. One thread each, {record['task']}, batch 256,"
         " twin critics and actor of 256 x 256, one update a step; medians of interleaved rounds."
         " Where the actor learns less often than the critics, an update is the mean of both kinds.",
         "",
@@ -222,6 +239,11 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _gflops(products: Worker) -> float:
+    flop = products.ask("report")["update_flop"]
+    return flop * statistics.median(products.updates_per_s) / 1e9
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -239,7 +261,7 @@ def main() -> None:
     missing = sorted(name for name in libraries if importlib.util.find_spec(name) is None)
     workers: list[Worker] = []
     try:
-        for contender in [PRODUCTS, *contenders]:
+        for contender in [*PRODUCTS.values(), *contenders]:
             if contender.library in missing:
                 continue
             print(f"starting {contender.library} {contender.agent} ...", file=sys.stderr)
@@ -247,9 +269,8 @@ def main() -> None:
         for _ in range(arguments.rounds or (3 if arguments.quick else 5)):
             for worker in workers:
                 worker.measure(arguments.steps or (60 if arguments.quick else 200))
-        products, *others = workers
-        flop = products.ask("report")["update_flop"]
-        gflops = flop * statistics.median(products.updates_per_s) / 1e9
+        products, others = workers[: len(PRODUCTS)], workers[len(PRODUCTS) :]
+        gflops = {worker.contender.precision: _gflops(worker) for worker in products}
         rows = [row_of(worker, arguments.task, gflops) for worker in others]
     except WorkerError as error:
         sys.exit(f"error: {error}")
@@ -261,7 +282,7 @@ def main() -> None:
         "measured_at": time.strftime("%Y-%m-%d"),
         "task": arguments.task,
         "load_before": load_before,
-        "matrix_gflops": round(gflops, 1),
+        "matrix_gflops": {precision: round(rate, 1) for precision, rate in gflops.items()},
         "missing": missing,
         "rows": rows,
     }

@@ -149,15 +149,16 @@ class Peer:
 
 
 class Products:
-    """Nothing but float32 products like the update's: the limit of what a CPU can do of them."""
+    """Nothing but products like the update's: the limit of what a CPU can do of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, precision: str) -> None:
         import torch
 
         torch.set_num_threads(1)
         self._multiply = torch.mm
-        self._a, self._b = torch.randn(1024, 256), torch.randn(256, 256)
-        self._out = torch.randn(1024, 256)
+        dtype = getattr(torch, precision)
+        self._a, self._b = torch.randn(1024, 256).to(dtype), torch.randn(256, 256).to(dtype)
+        self._out = torch.empty(1024, 256, dtype=dtype)
         self.updates(100)
 
     def updates(self, count: int) -> None:
@@ -199,7 +200,7 @@ def main() -> None:
     if name == "ours":
         contender = Ours(task, fields)
     else:
-        contender = Products() if name == "products" else Peer(task, name)
+        contender = Products(**fields) if name == "products" else Peer(task, name)
     answer(time.perf_counter() - started)
     for line in sys.stdin:
         word, _, count = line.strip().partition(" ")

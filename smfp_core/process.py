@@ -24,6 +24,12 @@ def set_up_training_process() -> None:
     _keep_freed_memory()
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware: AVX512-BF16, AMX, or BF16 of Arm."""
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def _keep_freed_memory() -> None:
     """Have malloc hand freed blocks out again rather than return them to the system.
 

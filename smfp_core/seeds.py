@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from smfp_core import checkpoint
-from smfp_core.agents.base import compiled
 from smfp_core.checkpoint import CheckpointError
+from smfp_core.compiled import compiled
 from smfp_core.network import Vectors
 from smfp_core.progress import RunLog
 from smfp_core.replay import Batch
@@ -43,7 +43,9 @@ class SeedTrainer:
         for i, agent in enumerate(agents):
             agent.attach({name: value[i] for name, value in self.state.items()})
         self._agent = agents[0]
-        self._step = compiled(self._write) if self._agent.config.compile else self._write
+        self._step, self._choose = self._write, torch.vmap(self._agent.explored)
+        if self._agent.config.compile:
+            self._step, self._choose = compiled(self._write), compiled(self._choose)
         self.stop_requested = False
 
     @property
@@ -95,35 +97,29 @@ class SeedTrainer:
         for _ in range(self.trainers[0].updates_due):
             self._update()
 
-    @torch.no_grad()
     def _explore(self) -> list[Any]:
         agents = [t.agent for t in self.trainers]
         observations = [t.agent.normal_rows(t.collector.observation[None]) for t in self.trainers]
         noise = stacked([agent.draw_explore(1) for agent in agents])
-        agent = self._agent
-
-        def explore(state: Vectors, observation: Tensor, noise: Any) -> Tensor:
-            actor, value = agent.actor.at(state["actor"]), agent.td.value(state)
-            return agent.explore(actor, value, observation, noise)
-
-        actions = torch.vmap(explore)(self.state, torch.stack(observations), noise)
-        return list(actions[:, 0].cpu().numpy())
+        return list(self._choose(self.state, torch.stack(observations), noise)[:, 0].cpu().numpy())
 
     def _update(self) -> None:
         agents = [t.agent for t in self.trainers]
         batch = stacked([t.agent.prepared(t.draw_batch()) for t in self.trainers])
         noise = stacked([agent.draw(self._agent.config.batch_size) for agent in agents])
-        metrics = self._step(batch, noise, self._agent.acts_next)
+        metrics = self._step(self.state, batch, noise, self._agent.acts_next)
         for i, trainer in enumerate(self.trainers):
             trainer.metrics = trainer.agent.updated({k: v[i] for k, v in metrics.items()})
 
-    def _write(self, batch: Batch, noise: Any, with_actor: bool) -> dict[str, Tensor]:
+    def _write(
+        self, state: Vectors, batch: Batch, noise: Any, with_actor: bool
+    ) -> dict[str, Tensor]:
         def learn(state: Vectors, batch: Batch, noise: Any) -> tuple[Vectors, dict[str, Tensor]]:
             return self._agent.learn_in_precision(state, batch, noise, with_actor)
 
-        new, metrics = torch.vmap(learn)(self.state, batch, noise)
+        new, metrics = torch.vmap(learn)(state, batch, noise)
         for name, value in new.items():
-            self.state[name].copy_(value)
+            state[name].copy_(value)
         return metrics
 
 

@@ -8,12 +8,8 @@ or batched over seeds, and gives the same numbers.
 
 from __future__ import annotations
 
-import re
-import shutil
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smfp_core.checkpoint import CheckpointError
+from smfp_core.compiled import compiled
 from smfp_core.config import TrainConfig
 from smfp_core.critics import ActionValue
 from smfp_core.entropy import gaussian_entropy
 from smfp_core.network import Network, Vectors, adam
 from smfp_core.normalizer import ObservationNormalizer
+from smfp_core.process import multiplies_bfloat16
 from smfp_core.replay import Batch
 from smfp_core.strict import ConfigError
 from smfp_core.td_learning import TdLearner
@@ -63,7 +61,9 @@ class Agent(ABC):
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.updates = 0
         self._metrics: dict[str, Tensor] = {}
-        self._step = compiled(self._write) if config.compile else self._write
+        self._step, self._choose = self._write, self.explored
+        if config.compile:
+            self._step, self._choose = compiled(self._write), compiled(self.explored)
 
     # --- what an algorithm defines ----------------------------------------------------------
 
@@ -100,12 +100,16 @@ class Agent(ABC):
 
     # --- acting -----------------------------------------------------------------------------
 
-    @torch.no_grad()
     def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         """Action [n_act] for collecting."""
         normal = self.normal_rows(observation[None])
-        action = self.explore(self.actor.module, self._q(), normal, self.draw_explore(1))
-        return action[0].cpu().numpy()
+        return self._choose(self.state, normal, self.draw_explore(1))[0].cpu().numpy()
+
+    @torch.no_grad()
+    def explored(self, state: Vectors, observation: Tensor, noise: Any) -> Tensor:
+        """``explore`` with the networks of ``state``."""
+        actor, value = self.actor.at(state["actor"]), self.td.value(state)
+        return self.explore(actor, value, observation, noise)
 
     def sample(
         self, observation: NDArray[np.float32], noise: NDArray[np.float32]
@@ -150,7 +154,8 @@ class Agent(ABC):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of critics and, every so often, actor and temperature; scalars to log."""
-        metrics = self._step(self.prepared(batch), self.draw(len(batch.reward)), self.acts_next)
+        noise = self.draw(len(batch.reward))
+        metrics = self._step(self.state, self.prepared(batch), noise, self.acts_next)
         return self.updated(metrics)
 
     def prepared(self, batch: Batch) -> Batch:
@@ -172,10 +177,12 @@ class Agent(ABC):
         self._metrics |= metrics
         return self._metrics
 
-    def _write(self, batch: Batch, noise: Any, with_actor: bool) -> dict[str, Tensor]:
-        new, metrics = self.learn_in_precision(self.state, batch, noise, with_actor)
+    def _write(
+        self, state: Vectors, batch: Batch, noise: Any, with_actor: bool
+    ) -> dict[str, Tensor]:
+        new, metrics = self.learn_in_precision(state, batch, noise, with_actor)
         for name, value in new.items():
-            self.state[name].copy_(value)
+            state[name].copy_(value)
         return metrics
 
     def learn_in_precision(
@@ -265,10 +272,8 @@ class Agent(ABC):
 
 def warn_of_slow_precision(config: TrainConfig) -> None:
     """Say so where bfloat16 would cost time rather than save it."""
-    if config.precision != "bfloat16" or config.device != "cpu":
-        return
-    able = torch.cpu.get_capabilities()
-    if not any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
+    mixed_on_cpu = config.precision == "bfloat16" and config.device == "cpu"
+    if mixed_on_cpu and not multiplies_bfloat16():
         warnings.warn(
             "precision: this CPU multiplies bfloat16 in software, slower than float32; "
             "set precision: float32",
@@ -288,49 +293,3 @@ def device_of(config: TrainConfig) -> torch.device:
             f"({torch.__version__}) was built without CUDA; set device: cpu"
         )
     return torch.device(config.device)
-
-
-def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
-    """``step`` compiled as one graph; as it is, and announced, where that is not possible."""
-    if not (shutil.which("g++") or shutil.which("clang++")):
-        _announce_eager("no C++ compiler (g++ or clang++) is installed")
-        return step
-    fast, works = torch.compile(step, fullgraph=True, dynamic=False), True
-    dropped: set[Path] = set()
-
-    def call(*arguments: Any) -> Any:
-        nonlocal works
-        while works:
-            try:
-                return fast(*arguments)
-            except Exception as error:
-                # Compilation comes before execution: nothing has been written yet.
-                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                    raise
-                broken = _broken_library(str(error))
-                # Once: where libraries cannot be loaded at all, the next one cannot, either.
-                if broken is not None and broken not in dropped:
-                    dropped.add(broken)
-                    broken.unlink()
-                else:
-                    works = False
-                    _announce_eager(f"compilation failed ({' '.join(str(error).split())[:300]})")
-        return step(*arguments)
-
-    return call
-
-
-def _broken_library(error: str) -> Path | None:
-    """The library of torch's cache at which compilation failed, if that is what the text says.
-
-    A compiler that was killed leaves half of one, which torch takes for whole in every later run.
-    """
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    found = re.search(r"(/\S+\.main\.so): ", error)
-    path = Path(found[1]) if found else None
-    return path if path and Path(cache_dir()) in path.parents and path.exists() else None
-
-
-def _announce_eager(reason: str) -> None:
-    warnings.warn(f"compile: {reason}; training goes on uncompiled, at a lower rate", stacklevel=2)
