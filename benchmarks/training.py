@@ -57,13 +57,13 @@ class Contender:
     @property
     def precision(self) -> str:
         """Of the products that it does most of its arithmetic by."""
-        return str(self.fields.get("precision", "float32"))
+        return str(self.fields["precision"])
 
 
 def ours(agent: str, k: int | None = None, slow: bool = False, **fields: Any) -> Contender:
-    """One of this project's agents."""
+    """One of this project's agents, in float32 if not said."""
     name = agent + "".join(f", {field} {value}" for field, value in fields.items())
-    settings: dict[str, Any] = {"agent": agent, **fields}
+    settings: dict[str, Any] = {"agent": agent, "precision": "float32", **fields}
     if k is not None:
         settings["loss_candidates"] = k
     return Contender("smfp_core", name, k, settings, slow)

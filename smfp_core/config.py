@@ -102,9 +102,10 @@ class TrainConfig:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks compute while training. The replay buffer and the environments stay in
     main memory, and a finished run is evaluated and exported on the CPU."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the matrix products; weights, sums and the optimiser stay in float32. bfloat16
-    is for CPUs that multiply it in hardware (AVX512-BF16, AMX, or BF16 of Arm)."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of learning's matrix products; weights, sums, the optimiser and acting stay in
+    float32. auto: bfloat16 on a CPU that multiplies it in hardware (AVX512-BF16, AMX, or BF16 of
+    Arm), else float32."""
     eval_every: int = 5_000
     """Steps between evaluations."""
     eval_episodes: int = 10

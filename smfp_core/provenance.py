@@ -39,8 +39,18 @@ def here(module: str) -> Provenance:
     return Provenance(
         command=" ".join(["python -m", module, *sys.argv[1:]]),
         git_revision=git_revision(),
-        machine=f"{platform.machine()}, {cores} cores, Python {platform.python_version()}",
+        machine=f"{_processor()}, {cores} cores, Python {platform.python_version()}",
     )
+
+
+def _processor() -> str:
+    """Model of the processor, which decides rates and rounding; its architecture if not told."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
 
 
 def keep_provenance(folder: Path, module: str, anew: bool) -> None:

@@ -52,7 +52,7 @@ class Agent(ABC):
         self.td: TdLearner
         self.policy_delay = config.policy_delay or self.POLICY_DELAY
         self.device = device_of(config)
-        warn_of_slow_precision(config)
+        self.bfloat16 = multiplies_in_bfloat16(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             initial = self.build()
@@ -189,8 +189,7 @@ class Agent(ABC):
         self, state: Vectors, batch: Batch, noise: Any, with_actor: bool
     ) -> Learned:
         """``learn`` with the products in the configured precision."""
-        mixed = self.config.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             return self.learn(state, batch, noise, with_actor)
 
     def attach(self, state: Vectors) -> None:
@@ -270,15 +269,18 @@ class Agent(ABC):
         return tensors | {f"normalizer.{k}": v for k, v in self.normalizer.statistics.items()}
 
 
-def warn_of_slow_precision(config: TrainConfig) -> None:
-    """Say so where bfloat16 would cost time rather than save it."""
-    mixed_on_cpu = config.precision == "bfloat16" and config.device == "cpu"
-    if mixed_on_cpu and not multiplies_bfloat16():
+def multiplies_in_bfloat16(config: TrainConfig) -> bool:
+    """Whether learning's products are in bfloat16; says so where that costs time."""
+    on_cpu = config.device == "cpu"
+    if config.precision == "auto":
+        return on_cpu and multiplies_bfloat16()
+    if config.precision == "bfloat16" and on_cpu and not multiplies_bfloat16():
         warnings.warn(
             "precision: this CPU multiplies bfloat16 in software, slower than float32; "
-            "set precision: float32",
+            "set precision: auto",
             stacklevel=2,
         )
+    return config.precision == "bfloat16"
 
 
 def device_of(config: TrainConfig) -> torch.device:

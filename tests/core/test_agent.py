@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from smfp_core.agents import AGENTS, Agent, make_agent
+from smfp_core.agents.base import multiplies_in_bfloat16
 from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.config import TrainConfig
 from smfp_core.objective import Proposals, propose
@@ -26,6 +27,7 @@ CONFIG = TrainConfig(
     target_rate=0.1,
     initial_temperature=1e-4,
     compile=False,
+    precision="float32",
 )
 
 
@@ -241,10 +243,21 @@ def test_bfloat16_products_stay_near_float32_and_what_is_learned_in_float32(name
     assert all(value.dtype == torch.float32 for value in mixed.state.values())
 
 
+@pytest.mark.parametrize("able", [{}, {"amx_bf16": True}, {"avx512_bf16": True}, {"bf16": True}])
+def test_auto_is_bfloat16_where_the_cpu_multiplies_it(
+    able: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert make("smfp", precision="auto").bfloat16 == bool(able)
+    assert not make("smfp").bfloat16
+    on_gpu = dataclasses.replace(CONFIG, precision="auto", device="cuda")
+    assert not multiplies_in_bfloat16(on_gpu)
+
+
 def test_bfloat16_without_hardware_for_it_is_announced(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     with pytest.warns(UserWarning, match="precision: this CPU multiplies bfloat16 in software"):
-        make("smfp", precision="bfloat16")
+        assert make("smfp", precision="bfloat16").bfloat16
 
 
 def test_missing_compiler_is_announced_and_training_goes_on(monkeypatch: pytest.MonkeyPatch):
