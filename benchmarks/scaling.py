@@ -42,9 +42,7 @@ import matplotlib.pyplot as plt
 
 _OBSERVATION, _ACTION = 17, 6
 _TASK = "HalfCheetah-v4"
-_BASE = TrainConfig(
-    env_id=_TASK, warmup_steps=5000, loss_candidates=4, compile=False, precision="float32"
-)
+_BASE = TrainConfig(env_id=_TASK, warmup_steps=5000, loss_candidates=4, compile=False)
 _SAC = replace(_BASE, agent="sac")
 _PART_S = 0.25
 

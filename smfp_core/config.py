@@ -102,10 +102,11 @@ class TrainConfig:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks compute while training. The replay buffer and the environments stay in
     main memory, and a finished run is evaluated and exported on the CPU."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Precision of learning's matrix products; weights, sums, the optimiser and acting stay in
     float32. auto: bfloat16 on a CPU that multiplies it in hardware (AVX512-BF16, AMX, or BF16 of
-    Arm), else float32."""
+    Arm), else float32. bfloat16 learns locomotion as well and faster; an arm reached fewer goals
+    (docs/comparison.md)."""
     eval_every: int = 5_000
     """Steps between evaluations."""
     eval_episodes: int = 10

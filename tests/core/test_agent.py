@@ -27,7 +27,6 @@ CONFIG = TrainConfig(
     target_rate=0.1,
     initial_temperature=1e-4,
     compile=False,
-    precision="float32",
 )
 
 

@@ -28,7 +28,6 @@ FIELDS = {
     "log_every": 10,
     "noise_choices": 1,
     "compile": False,
-    "precision": "float32",  # in bfloat16 rounding is no longer small
 }
 
 
