@@ -74,7 +74,7 @@ def _graph(
     """What ``function`` does with such arguments, compiled, as a function of their tensors.
 
     Traced by calling it and not by reading its code (torch.compile): the result then depends on
-    tensors alone, where torch.compile would look in every call whether one of a thousand names,
+    tensors alone, where torch.compile would look in every call whether one of hundreds of names,
     sizes and switches of networks and configuration has changed, for a twentieth of an update.
 
     Raises:
