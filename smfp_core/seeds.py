@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from smfp_core import checkpoint
+from smfp_core.agents.base import in_place
 from smfp_core.checkpoint import CheckpointError
 from smfp_core.compiled import compiled
 from smfp_core.network import Vectors
 from smfp_core.progress import RunLog
-from smfp_core.replay import Batch
 from smfp_core.trainer import Trainer, clock_from
 
 
@@ -43,9 +43,11 @@ class SeedTrainer:
         for i, agent in enumerate(agents):
             agent.attach({name: value[i] for name, value in self.state.items()})
         self._agent = agents[0]
-        self._step, self._choose = self._write, torch.vmap(self._agent.explored)
+        # Over the seeds: state, batch and noise; whether the actor learns is the same for all.
+        learn = torch.vmap(self._agent.learn_in_precision, in_dims=(0, 0, 0, None))
+        self._step, self._choose = in_place(learn), torch.vmap(self._agent.explored)
         if self._agent.config.compile:
-            self._step, self._choose = compiled(self._write), compiled(self._choose)
+            self._step, self._choose = compiled(self._step), compiled(self._choose)
         self.stop_requested = False
 
     @property
@@ -110,17 +112,6 @@ class SeedTrainer:
         metrics = self._step(self.state, batch, noise, self._agent.acts_next)
         for i, trainer in enumerate(self.trainers):
             trainer.metrics = trainer.agent.updated({k: v[i] for k, v in metrics.items()})
-
-    def _write(
-        self, state: Vectors, batch: Batch, noise: Any, with_actor: bool
-    ) -> dict[str, Tensor]:
-        def learn(state: Vectors, batch: Batch, noise: Any) -> tuple[Vectors, dict[str, Tensor]]:
-            return self._agent.learn_in_precision(state, batch, noise, with_actor)
-
-        new, metrics = torch.vmap(learn)(state, batch, noise)
-        for name, value in new.items():
-            state[name].copy_(value)
-        return metrics
 
 
 def stacked(items: list[Any]) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Agent(ABC):
         self.td: TdLearner
         self.policy_delay = config.policy_delay or self.POLICY_DELAY
         self.device = device_of(config)
-        self.bfloat16 = multiplies_in_bfloat16(config)
+        self.bfloat16 = learns_in_bfloat16(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             initial = self.build()
@@ -61,9 +62,9 @@ class Agent(ABC):
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.updates = 0
         self._metrics: dict[str, Tensor] = {}
-        self._step, self._choose = self._write, self.explored
+        self._step, self._choose = in_place(self.learn_in_precision), self.explored
         if config.compile:
-            self._step, self._choose = compiled(self._write), compiled(self.explored)
+            self._step, self._choose = compiled(self._step), compiled(self._choose)
 
     # --- what an algorithm defines ----------------------------------------------------------
 
@@ -177,14 +178,6 @@ class Agent(ABC):
         self._metrics |= metrics
         return self._metrics
 
-    def _write(
-        self, state: Vectors, batch: Batch, noise: Any, with_actor: bool
-    ) -> dict[str, Tensor]:
-        new, metrics = self.learn_in_precision(state, batch, noise, with_actor)
-        for name, value in new.items():
-            state[name].copy_(value)
-        return metrics
-
     def learn_in_precision(
         self, state: Vectors, batch: Batch, noise: Any, with_actor: bool
     ) -> Learned:
@@ -269,7 +262,19 @@ class Agent(ABC):
         return tensors | {f"normalizer.{k}": v for k, v in self.normalizer.statistics.items()}
 
 
-def multiplies_in_bfloat16(config: TrainConfig) -> bool:
+def in_place(learn: Callable[..., Learned]) -> Callable[..., dict[str, Tensor]]:
+    """``learn`` as a function that writes to the state it is given, and returns the metrics."""
+
+    def step(state: Vectors, *others: Any) -> dict[str, Tensor]:
+        new, metrics = learn(state, *others)
+        for name, value in new.items():
+            state[name].copy_(value)
+        return metrics
+
+    return step
+
+
+def learns_in_bfloat16(config: TrainConfig) -> bool:
     """Whether learning's products are in bfloat16; says so where that costs time."""
     on_cpu = config.device == "cpu"
     if config.precision == "auto":

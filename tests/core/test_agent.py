@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from smfp_core.agents import AGENTS, Agent, make_agent
-from smfp_core.agents.base import multiplies_in_bfloat16
+from smfp_core.agents.base import learns_in_bfloat16
 from smfp_core.agents.smfp import SmfpAgent
 from smfp_core.config import TrainConfig
 from smfp_core.objective import Proposals, propose
@@ -250,7 +250,7 @@ def test_auto_is_bfloat16_where_the_cpu_multiplies_it(
     assert make("smfp", precision="auto").bfloat16 == bool(able)
     assert not make("smfp").bfloat16
     on_gpu = dataclasses.replace(CONFIG, precision="auto", device="cuda")
-    assert not multiplies_in_bfloat16(on_gpu)
+    assert not learns_in_bfloat16(on_gpu)
 
 
 def test_bfloat16_without_hardware_for_it_is_announced(monkeypatch: pytest.MonkeyPatch):
