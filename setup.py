@@ -142,7 +142,7 @@ setup(
             "pytest-xdist>=3.6",
             "ray>=2.40",
             "ruff>=0.8",
-            "setuptools<80",
+            "setuptools>=68,<80",
             "stable-baselines3>=2.4",
             "types-PyYAML",
         ],

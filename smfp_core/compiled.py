@@ -119,7 +119,7 @@ def _broken_library(error: str) -> Path | None:
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    found = re.search(r"(/\S+\.main\.so): ", error)
+    found = re.search(r"(/\S+\.so): ", error)
     path = Path(found[1]) if found else None
     return path if path and Path(cache_dir()) in path.parents and path.exists() else None
 

@@ -74,10 +74,11 @@ class Rig:
     def expect_driver_gone(self) -> None:
         """The driver has ended: its joint states are missed, or before them its controller."""
         self._expect(("stale_state", "no_controller"), "does the driver run", TIMEOUT_S)
-        self.bench.until(lambda: not self._sends(), "silence")
+        self.bench.until(lambda: not self.sends(), "silence")
         self.assert_rests(goes_on=False)
 
-    def _sends(self) -> bool:
+    def sends(self) -> bool:
+        """Whether the node sends commands."""
         before = len(self.bench.commands)
         self.bench.spin(0.1)
         return len(self.bench.commands) > before

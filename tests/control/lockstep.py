@@ -119,6 +119,16 @@ class LockStep:
                 return False
         return True
 
+    def stall(self, seconds: float) -> None:
+        """The arm goes on for ``seconds`` without a tick; the newest five of its states wait."""
+        for _ in range(round(seconds / self.period_s)):
+            self.driver.advance()
+            self.now_ns += round(self.period_s * 1e9)
+            self.publish()
+            self.misses += 1
+        while len(self.queue) > 5:
+            self.queue.popleft()
+
     def tool(self) -> np.ndarray:
         """Tool position [3], m."""
         return Kinematics(self.driver.arm.arm).tool_position(self.driver.arm.joint_position)

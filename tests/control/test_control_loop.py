@@ -300,6 +300,39 @@ def test_a_reset_that_meets_a_new_cause_says_so(lockstep: LockStep) -> None:
     assert lockstep.latch.fault is None
 
 
+def test_a_reset_whose_tick_fails_is_none(
+    lockstep: LockStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_for_a_reset(lockstep)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the context is gone")
+
+    monkeypatch.setattr(lockstep.loop, "_send", fail)
+    lockstep.run(0.002)
+    assert "the context is gone" in (lockstep.loop.reset_answer(0.0) or "")
+    monkeypatch.undo()
+    # Nor one that is not even decided on.
+    assert lockstep.loop.reset() is None
+    monkeypatch.setattr(lockstep.loop, "observe", fail)
+    lockstep.run(0.002)
+    assert "the context is gone" in (lockstep.loop.reset_answer(0.0) or "")
+    monkeypatch.undo()
+    lockstep.run(0.002)
+    assert lockstep.loop.reset() is None
+    lockstep.run(0.002)
+    assert lockstep.loop.reset_answer(0.0) is None
+    assert lockstep.latch.fault is None
+
+
+def test_a_reset_in_motion_without_a_fault_is_refused(
+    lockstep: LockStep, near_goal: np.ndarray
+) -> None:
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(0.3)
+    assert lockstep.loop.reset() == "no fault is latched"
+
+
 def test_a_reset_that_no_tick_answers_is_withdrawn(lockstep: LockStep) -> None:
     ask_for_a_reset(lockstep)
     answer = lockstep.loop.reset_answer(0.01)
@@ -460,6 +493,28 @@ def test_what_nobody_takes_is_not_sent_where_the_arm_cannot_be_followed(
     np.testing.assert_allclose(lockstep.commands[sent:], [pose] * 50, atol=2e-3)
 
 
+def test_a_state_that_jumped_while_nobody_listened_is_not_joined(lockstep: LockStep) -> None:
+    loop, arm = lockstep.loop, lockstep.driver.arm
+    lockstep.run(0.1)
+    loop.hearing = Hearing.NOBODY
+    lockstep.run(0.1)
+    sent = len(lockstep.commands)
+    # For one tick this is a jump; from the next one on, where the arm seems to be.
+    lockstep.tamper = jump
+    lockstep.run(0.1)
+    assert lockstep.latch.fault is not None
+    assert lockstep.latch.fault.kind is FaultKind.STATE_JUMP
+    loop.hearing = Hearing.SURELY
+    lockstep.run(0.1)
+    assert len(lockstep.commands) == sent
+    lockstep.tamper = untouched
+    lockstep.run(0.1)
+    assert loop.reset() is None
+    lockstep.run(0.1)
+    assert loop.reset_answer(0.0) is None
+    np.testing.assert_allclose(lockstep.commands[sent:], [arm.joint_position] * 50, atol=2e-3)
+
+
 def test_a_goal_is_refused_while_nobody_takes_commands(
     lockstep: LockStep, near_goal: np.ndarray
 ) -> None:
@@ -587,12 +642,56 @@ def test_misses_are_counted_within_a_window(lockstep: LockStep) -> None:
     assert lockstep.latch.fault is None
 
 
+def test_a_stall_in_motion_stops_the_arm_though_fresh_states_wait_at_its_end(
+    lockstep: LockStep, near_goal: np.ndarray
+) -> None:
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(0.3)
+    lockstep.stall(0.044)
+    lockstep.run(0.002)
+    assert lockstep.latch.fault is None
+    held = lockstep.commands[-1]
+    assert np.abs(held - lockstep.commands[-2]).max() > 1e-4  # rad a tick: in motion
+    lockstep.stall(0.09)
+    # Long enough for the deadlines that were missed to be over as well.
+    lockstep.run(1.1)
+    fault = lockstep.latch.fault
+    assert fault is not None and fault.kind is FaultKind.MISSED_DEADLINES
+    assert "no command for 92 ms" in fault.reason
+    # The arm has stopped at the last command meanwhile: a ramp from the old velocity is a jerk.
+    assert (np.array(lockstep.commands[-550:]) == held).all()
+    assert lockstep.loop.reset() is None
+    lockstep.run(0.1)
+    assert lockstep.loop.reset_answer(0.0) is None
+    lockstep.loop.set_goal(near_goal)
+    lockstep.run(3.0)
+    assert math.dist(lockstep.tool(), near_goal) < 0.01
+
+
+def test_a_stall_at_which_nobody_listens_or_before_commands_begin_is_none(
+    lockstep: LockStep,
+) -> None:
+    lockstep.run(0.1)
+    lockstep.loop.hearing = Hearing.NOBODY
+    lockstep.stall(0.09)
+    lockstep.run(0.1)
+    assert lockstep.latch.fault is None
+    lockstep.loop.end()
+    lockstep.stall(0.09)
+    lockstep.loop.hearing = Hearing.SURELY
+    lockstep.loop.observe(lockstep.now_ns)
+    lockstep.loop.begin()
+    lockstep.run(0.1)
+    assert lockstep.latch.fault is None
+
+
 @pytest.mark.parametrize("begin_s", np.arange(0.1, 2.3, 0.1))
 def test_missed_deadlines_count_wherever_a_stall_begins(lockstep: LockStep, begin_s: float) -> None:
     """A tick that hangs is found by the next one, which may be the first of another second."""
     lockstep.run(begin_s)
-    lockstep.now_ns += 600_000_000
-    lockstep.misses += 300
+    # No longer than state_timeout_s, which would be found by itself.
+    lockstep.now_ns += 45_000_000
+    lockstep.misses += 51
     lockstep.run(0.004)
     assert lockstep.latch.fault is not None
     assert lockstep.latch.fault.kind is FaultKind.MISSED_DEADLINES

@@ -15,6 +15,8 @@ import pytest
 from bench import Bench
 from driver_process import start_driver
 from fault_rig import TIMEOUT_S, assert_within_limits, make_rig
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 
 from smfp_core.robot import RobotConfig
 
@@ -121,6 +123,30 @@ def test_the_arm_rests_when_the_node_is_ended_in_motion(
     assert np.abs(motion.velocity[-50:]).max() < 1e-3
     # Without a node that ramps down, the controller holds the last position: the servo brakes.
     assert_within_limits(robot, motion)
+
+
+def test_the_arm_rests_at_once_when_the_node_is_ended_while_its_executor_is_blocked(
+    bench: Bench, robot: RobotConfig, policy_path: Path, tmp_path: Path
+) -> None:
+    rig = make_rig(bench, tmp_path, policy_path)
+    # As a file on a network drive that hangs does, a pipe blocks who reads it.
+    hung = tmp_path / "hung.onnx"
+    os.mkfifo(hung)
+    rig.move()
+    client = bench.node.create_client(SetParameters, "policy_node/set_parameters")
+    bench.until(client.service_is_ready, "the service of parameters")
+    wanted = Parameter("policy_path", value=str(hung)).to_parameter_msg()
+    client.call_async(SetParameters.Request(parameters=[wanted]))
+    bench.spin(0.3)
+    assert rig.sends()
+    node = bench.children[1]
+    node.signal(signal.SIGTERM)
+    bench.until(lambda: not rig.sends(), "the end of the commands")
+    rig.assert_rests(goes_on=False)
+    assert node.process.poll() is None
+    hung.write_bytes(b"")
+    assert bench.until_exit(node) == 0
+    assert_within_limits(robot, rig.driver.motion())
 
 
 @pytest.mark.parametrize("driver", ["fake_driver", "sim_node"])

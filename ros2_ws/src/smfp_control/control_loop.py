@@ -257,7 +257,8 @@ class ControlLoop:
         if self._present is not None:
             return _persists(self._present)
         if not self.at_rest:
-            return "the arm is still ramping down"
+            ramps = self._latch.fault is not None
+            return "the arm is still ramping down" if ramps else "no fault is latched"
         self._clear_refusal = None
         self._clear_requested = True
         return None
@@ -338,9 +339,10 @@ class ControlLoop:
         clock = time.perf_counter_ns
         statistics = self.statistics
         self._observation_ns = 0
+        reset = self._clear_requested
         start = clock()
         try:
-            self._supervise(now_ns)
+            self._supervise(now_ns, reset)
             observed = clock()
             wanted, heading = self._desire()
             desired = clock()
@@ -368,6 +370,10 @@ class ControlLoop:
         except Exception as error:  # a publisher that fails must not end the thread
             self._latch.set(Fault(FaultKind.INTERNAL, f"publish: {type(error).__name__}: {error}"))
         end = clock()
+        if reset:
+            if self._latch.fault is not None and self._clear_refusal is None:
+                self._clear_refusal = _persists(self._latch.fault)
+            self._clear_requested = False
         if self._latch.fault is not None and self._supervision.stale(now_ns):
             self._silent = self._silent or (self.settled and not self._answers)
         self.state = self._state()
@@ -382,16 +388,28 @@ class ControlLoop:
         cost["total"].add(end - start)
         return not (self._stopping and self.settled)
 
-    def _supervise(self, now_ns: int) -> None:
+    def _supervise(self, now_ns: int, reset: bool) -> None:
+        stall = self._supervision.check_stall(now_ns)
+        if self._answers or self.hearing is Hearing.NOBODY:
+            stall = None
+        if stall is not None and self._follower is None:
+            # Without commands the arm has stopped at the last one: a ramp would jerk it.
+            self.command.velocity[:] = 0.0
+            self.safety_filter.forget()
         fault = self.observe(now_ns)
         busy = self._supervision.check_deadlines(now_ns)
         if self.hearing is Hearing.NOBODY:
-            fault = fault or self._join_arm()
-            self._silent = fault is not None
+            latched = self._latch.fault
+            if latched is None or latched.kind is FaultKind.NO_CONTROLLER:
+                fault = fault or self._join_arm()
+                self._silent = fault is not None
+            else:
+                # Something is wrong with what the node knows: that is nothing to join.
+                self._silent = True
             self._rest_follower()
-        fault = fault or busy or self.external
+        fault = stall or fault or busy or self.external
         fault = self._latch.take_estop() or fault
-        if self._clear_requested:
+        if reset:
             if fault is None and (self._silent or self._follower is not None):
                 fault = self.moving() or self._join_arm()
             if fault is None:
@@ -401,8 +419,6 @@ class ControlLoop:
                 self._latch.clear()
             else:
                 self._clear_refusal = _persists(fault)
-            # Last: ``reset_answer`` waits for it.
-            self._clear_requested = False
         self._present = fault
         if fault is not None:
             self._latch.set(fault)
@@ -465,24 +481,11 @@ class ControlLoop:
             ]
             return ramp, self._zeros
         runner, present = self._runner, self.command.velocity.tolist()
-        wanted = runner.next_velocity(self.command.position.tolist(), present)
-        if self._blend < 1.0:
-            wanted = self._blend_in(wanted, present)
+        most = self._blend * self.robot.policy.velocity_rad_s
+        self._blend = min(self._blend + self._blend_step, 1.0)
+        wanted = runner.next_velocity(self.command.position.tolist(), present, most)
         self._phase = (self._phase + 1) % runner.ticks_per_action
         return wanted, runner.heading
-
-    def _blend_in(self, wanted: list[float], present: list[float]) -> list[float]:
-        """Bound the fastest joint of ``wanted`` [n] (rad/s), in the direction of the action."""
-        heading, policy = self._runner.heading, self.robot.policy
-        bound, fastest = self._blend * policy.velocity_rad_s, max([abs(v) for v in heading])
-        if fastest > bound:
-            share, step = bound / fastest, policy.acceleration_rad_s2 * self._dt
-            wanted = [
-                min(max(share * x, v - step), v + step)
-                for x, v in zip(heading, present, strict=True)
-            ]
-        self._blend = min(self._blend + self._blend_step, 1.0)
-        return wanted
 
     def _sample(self, goal: FloatArray) -> None:
         state = self._robot_state

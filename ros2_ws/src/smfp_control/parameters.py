@@ -131,8 +131,9 @@ class PolicyNodeParameters(RobotParameters):
     seed: int = _parameter(0, "Seed of the random noise", low=0, high=2**31 - 1)
     state_timeout_s: float = _parameter(
         0.05,
-        "Age of the newest joint state that stops the arm, measured on the steady clock. 50 ms is "
-        "25 periods at 500 Hz: far above a driver's jitter, and 6 cm of motion at 1.2 m/s",
+        "Age of the newest joint state that stops the arm, from when the control thread took it, "
+        "on the steady clock; as long a time without a command does, too. 50 ms is 25 periods at "
+        "500 Hz: far above a driver's jitter, and 6 cm of motion at 1.2 m/s",
         unit="s",
         low=0.005,
         high=1.0,

@@ -89,6 +89,8 @@ class PolicyNode(LifecycleNode, RunnableNode):
         self._configured: Assembly | None = None
         self._free: Callable[[], None] = lambda: None
         self._thread: PeriodicThread | None = None
+        # Of the policy that a change of its parameter was accepted with.
+        self._accepted: PolicyRunner | None = None
         self._lifecycle = "unconfigured"
         self._refusal = ""
         self._sent: StatusSnapshot | None = None
@@ -245,7 +247,7 @@ class PolicyNode(LifecycleNode, RunnableNode):
                 self._tick,
                 lockstep.due,
                 prepare,
-                lambda: self._latch.estop_pressed,
+                lambda: self._latch.estop_pressed or self._stop.is_set(),
             )
         loop.begin()
         loop.external = None
@@ -306,6 +308,9 @@ class PolicyNode(LifecycleNode, RunnableNode):
             self._clear_statistics = False
             loop.clear_statistics()
             self._thread.clear_statistics()
+        if self._stop.is_set():
+            # Here, too: the executor may be held up by whatever a callback waits for.
+            loop.request_stop()
         moving = loop.tick(now_ns)
         if loop.state is not self._loop_state:
             self._loop_state = loop.state
@@ -363,12 +368,13 @@ class PolicyNode(LifecycleNode, RunnableNode):
         if self._configured is None:
             return None
         if name == "policy_path":
-            return self._load_runner(value)[1]
+            self._accepted, refusal = self._load_runner(value)
+            return refusal
         return "parameters are read at configure: deactivate and clean up first"
 
     def _on_parameters(self, names: list[str]) -> None:
-        if "policy_path" in names and self._configured is not None:
-            self._reload(self.get_parameter("policy_path").value)
+        if "policy_path" in names and self._configured is not None and self._accepted is not None:
+            self._swap(self._accepted)
 
     # Requests.
 
@@ -487,14 +493,18 @@ class PolicyNode(LifecycleNode, RunnableNode):
 
     def _reload(self, policy_path: str) -> str | None:
         """Swap the policy for the file's; the old one stays if the file is refused."""
-        assert self._configured is not None
-        loop, old = self._configured.loop, self._configured.loop.runner
         runner, refusal = self._load_runner(policy_path)
         if runner is None:
             self._refusal = f"reload refused: {refusal}"
             self.get_logger().error(self._refusal)
             self._report()
             return refusal
+        self._swap(runner)
+        return None
+
+    def _swap(self, runner: PolicyRunner) -> None:
+        assert self._configured is not None
+        loop, old = self._configured.loop, self._configured.loop.runner
         dropped = loop.swap(runner)
         # Held here until the control thread has let go of it: freeing a session takes long.
         deadline = time.monotonic() + _SWAP_S
@@ -506,7 +516,6 @@ class PolicyNode(LifecycleNode, RunnableNode):
         self.get_logger().info(f"policy: {self._policy_text()}")
         self._announce_training()
         self._report()
-        return None
 
     def _announce_training(self) -> None:
         """Say what delay and filtering the policy was trained with, if its file does."""

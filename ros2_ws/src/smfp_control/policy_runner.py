@@ -85,9 +85,15 @@ class PolicyRunner:
         ]
         return True
 
-    def next_velocity(self, position: list[float], velocity: list[float]) -> list[float]:
+    def next_velocity(
+        self, position: list[float], velocity: list[float], most: float = math.inf
+    ) -> list[float]:
         """Velocity [n] (rad/s) of the next tick under the present action.
 
-        As ``action_to_command`` advances a reference at ``position`` (rad) and ``velocity``, [n].
+        As ``action_to_command`` advances a reference at ``position`` (rad) and ``velocity``, [n],
+        but with the fastest joint at ``most`` (rad/s), in the direction of the action.
         """
-        return self._bounds.towards(position, velocity, self.heading)
+        heading, fastest = self.heading, max(map(abs, self.heading))
+        if fastest > most:
+            heading = [most / fastest * v for v in heading]
+        return self._bounds.towards(position, velocity, heading)

@@ -22,7 +22,8 @@ class LoopSettings:
     """Bounds of the loop's own supervision.
 
     Attributes:
-        state_timeout_s: age of the newest state, on the steady clock, that stops the arm.
+        state_timeout_s: age of the newest state, on the steady clock, that stops the arm; and as
+            long a time without a tick.
         state_delay_limit_s: how much later than the promptest joint states may come; 0: any.
         blend_ratio, blend_time_s: after activation or a reset the policy moves joints at most at
             this part of its speed, which rises to all of it over this time of motion.
@@ -77,13 +78,15 @@ class Supervision:
         self._delay_ns = round(settings.state_delay_limit_s * 1e9)
         self._window_ns = round(settings.deadline_window_s * 1e9)
         self._refused: Fault | None = None
+        self._ticked_ns: int | None = None
         self._missed_before = 0
         # Deadlines missed of late: when they were noticed (ns), and how many; their sum.
         self._late: deque[tuple[int, int]] = deque()
         self._late_total = 0
 
     def begin(self) -> None:
-        """Commands begin: deadlines missed before do not count."""
+        """Commands begin: nothing that was late before counts."""
+        self._ticked_ns = None
         self._missed_before = self._missed_deadlines()
         self._late.clear()
         self._late_total = 0
@@ -140,6 +143,20 @@ class Supervision:
                 "driver's load; if a clock was set, deactivate, reset and activate",
             )
         return self._monitor.check(reader.position, reader.velocity, commanded)
+
+    def check_stall(self, now_ns: int) -> Fault | None:
+        """Whether no command went out for longer than ``state_timeout_s``; to be asked every tick.
+
+        A state that came meanwhile counts as new when it is taken, so that its age does not tell.
+        """
+        before_ns, self._ticked_ns = self._ticked_ns, now_ns
+        if before_ns is None or now_ns - before_ns <= self._timeout_ns:
+            return None
+        return Fault(
+            FaultKind.MISSED_DEADLINES,
+            f"no command for {(now_ns - before_ns) * 1e-6:.0f} ms (limit "
+            f"{self._settings.state_timeout_s * 1e3:g} ms): the computer is too busy",
+        )
 
     def check_deadlines(self, now_ns: int) -> Fault | None:
         """Whether too many deadlines were missed of late; to be asked at every tick.
