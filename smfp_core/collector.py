@@ -55,7 +55,12 @@ def make_env(env_id: str, env_kwargs: EnvKwargs, **extra: Any) -> gymnasium.Env:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*is out of date")
                 env = gymnasium.make(env_id, disable_env_checker=True, **keywords)
-    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+    except ConfigError:
+        raise
+    except (
+        *(gymnasium.error.Error, ModuleNotFoundError, TypeError),
+        *(ValueError, ArithmeticError, OSError),  # of what the keyword arguments say
+    ) as error:
         raise ConfigError(f"env_id: '{env_id}' cannot be made ({error})") from error
     action, observation = env.action_space, env.observation_space
     if not isinstance(action, spaces.Box) or not isinstance(observation, spaces.Box):

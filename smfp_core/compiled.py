@@ -64,10 +64,12 @@ def _take_apart(argument: Any, tensors: list[Tensor]) -> list[Any]:
     if isinstance(argument, Tensor):
         tensors.append(argument)
         return []
+    others: list[Any] = []
     if isinstance(argument, dict):
+        others += argument  # its names, in their order
         argument = tuple(argument.values())
     if isinstance(argument, tuple):
-        return [other for part in argument for other in _take_apart(part, tensors)]
+        return others + [other for part in argument for other in _take_apart(part, tensors)]
     return [argument]
 
 
@@ -107,7 +109,7 @@ def _graph(
             if broken is None or broken in dropped:
                 raise _CompilerError(" ".join(str(error).split())[:300]) from error
             dropped.add(broken)
-            broken.unlink()
+            broken.unlink(missing_ok=True)  # another process may have been here first
         else:
             return lambda given: pytree.tree_unflatten(run(*given), returned)
 
@@ -121,7 +123,7 @@ def _broken_library(error: str) -> Path | None:
 
     found = re.search(r"(/\S+\.so): ", error)
     path = Path(found[1]) if found else None
-    return path if path and Path(cache_dir()) in path.parents and path.exists() else None
+    return path if path and Path(cache_dir()) in path.parents else None
 
 
 def _announce_eager(reason: str) -> None:

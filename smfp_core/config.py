@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -121,6 +122,11 @@ class TrainConfig:
     """Noise vectors tried at each evaluation, zero among them, for the deterministic mode."""
 
     def __post_init__(self) -> None:
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        given |= {f"env_kwargs.{name}": value for name, value in self.env_kwargs.items()}
+        for name, value in given.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name}: must be finite, got {value}")
         for name, value in self.env_kwargs.items():
             if isinstance(value, str) and value.lower() in ("true", "false"):
                 # To Python any text but an empty one is true.
@@ -144,6 +150,8 @@ class TrainConfig:
         for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: must not be negative, got {getattr(self, name)}")
+        if self.seed >= 2**63:
+            raise ConfigError(f"seed: must be less than 2^63, got {self.seed}")
         for name in ("discount", "target_rate", "previous_rate"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}: must lie in (0, 1], got {getattr(self, name)}")

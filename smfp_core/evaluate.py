@@ -154,7 +154,8 @@ def load_agent(run: Path) -> Agent:
 
     config = load_config(run / "config.yaml")
     # On the CPU, whatever it was trained on: the weights are the same, and a GPU may not be there.
-    config = dataclasses.replace(config, compile=False, device="cpu")
+    # Nor is there anything to learn, which is all that the precision is for.
+    config = dataclasses.replace(config, compile=False, device="cpu", precision="float32")
     env = evaluation_env(config)
     keep_contract(run, env)
     agent = make_agent(config, *sizes(env))

@@ -26,7 +26,8 @@ def set_up_training_process() -> None:
 
 def multiplies_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware: AVX512-BF16, AMX, or BF16 of Arm."""
-    able = torch.cpu.get_capabilities()
+    # Torch before 2.11 does not tell.
+    able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

@@ -111,7 +111,7 @@ class SeedTrainer:
         noise = stacked([agent.draw(self._agent.config.batch_size) for agent in agents])
         metrics = self._step(self.state, batch, noise, self._agent.acts_next)
         for i, trainer in enumerate(self.trainers):
-            trainer.metrics = trainer.agent.updated({k: v[i] for k, v in metrics.items()})
+            trainer.agent.updated({k: v[i] for k, v in metrics.items()})
 
 
 def stacked(items: list[Any]) -> Any:

@@ -39,10 +39,6 @@ class TdLearner(ABC):
         """Q of the critics in training, as a function of ``state``."""
         return self.rating(self.network.at(state["critics"]), state)
 
-    def value_now(self, state: Vectors) -> ActionValue:
-        """The same from the module itself, whose parameters are views of ``state``: no copy."""
-        return self.rating(self.network.module, state)
-
     @abstractmethod
     def next_value(self, state: Vectors) -> ActionValue:
         """Q that the next state's action is chosen by."""

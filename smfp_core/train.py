@@ -70,8 +70,6 @@ def parse_arguments(arguments: list[str]) -> tuple[list[tuple[TrainConfig, Path]
         if known.resume and getattr(known, name):
             option = name.replace("_", "-")
             raise ConfigError(f"--{option}: has no meaning with --resume, which goes on with a run")
-    if known.resume and dataclasses.replace(config, steps=default.steps) != default:
-        raise ConfigError("--resume: only --steps may be changed; start a new run for the rest")
     if known.seeds and any(item.split("=")[0] == "--seed" for item in rest):
         raise ConfigError("--seed: has no meaning with --seeds, which names the seed of each run")
     if known.seeds:
@@ -80,6 +78,14 @@ def parse_arguments(arguments: list[str]) -> tuple[list[tuple[TrainConfig, Path]
     else:
         name = "" if known.resume else f"{known.config.stem}_seed{config.seed}"
         runs = [(config, known.resume or known.run_dir or Path("runs") / name)]
+    if known.resume:
+        for wanted, folder in runs:
+            begun = load_config(folder / "config.yaml")
+            if dataclasses.replace(wanted, steps=begun.steps) != begun:
+                raise ConfigError(
+                    f"--resume: {folder} was begun with another configuration; only --steps may be "
+                    "changed, start a new run for the rest"
+                )
     return runs, known.resume is not None
 
 
@@ -125,8 +131,6 @@ def prepare(config: TrainConfig, folder: Path, resume: bool) -> Trainer:
         forget_contract(folder)
         for name in ("deterministic_noise.json", "train.csv", "evaluations.csv"):
             (folder / name).unlink(missing_ok=True)
-    text = yaml.safe_dump(to_mapping(config), sort_keys=False)
-    write_atomically(folder / "config.yaml", text)
     return Trainer(config, folder)
 
 
@@ -142,7 +146,9 @@ def main() -> None:
         whole = SeedTrainer(trainers) if len(trainers) > 1 else trainers[0]
         if resume:
             whole.restore()
-        for _, folder in runs:
+        for config, folder in runs:
+            text = yaml.safe_dump(to_mapping(config), sort_keys=False)
+            write_atomically(folder / "config.yaml", text)
             keep_provenance(folder, "smfp_core.train", anew=not resume)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -76,7 +76,6 @@ class Trainer:
         self.step = 0
         self.wall_s = 0.0
         self.stop_requested = False
-        self.metrics: dict[str, torch.Tensor] = {}
 
     def run(self, log: RunLog) -> bool:
         """Train to the end; True if it got there, False if a stop was requested."""
@@ -93,7 +92,7 @@ class Trainer:
         action = self.random_action() if self.warming_up else None
         self.collect(self.agent.act(self.collector.observation) if action is None else action, log)
         for _ in range(self.updates_due):
-            self.metrics = self.agent.update(self.draw_batch())
+            self.agent.update(self.draw_batch())
 
     @property
     def warming_up(self) -> bool:
@@ -143,7 +142,7 @@ class Trainer:
         config = self.config
         self.wall_s = clock()
         if self.step % config.log_every == 0:
-            log.training(self.step, self.wall_s, self._checked(self.metrics))
+            log.training(self.step, self.wall_s, self._checked(self.agent.metrics))
         if self.step % config.eval_every == 0 or self.step == config.steps:
             self._evaluate(log)
             self.wall_s = clock()

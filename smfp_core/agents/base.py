@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smfp_core.checkpoint import CheckpointError
+from smfp_core.checkpoint import CheckpointError, under
 from smfp_core.compiled import compiled
 from smfp_core.config import TrainConfig
 from smfp_core.critics import ActionValue
@@ -61,7 +61,7 @@ class Agent(ABC):
         self.attach({name: value.to(self.device) for name, value in initial.items()})
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.updates = 0
-        self._metrics: dict[str, Tensor] = {}
+        self.metrics: dict[str, Tensor] = {}
         self._step, self._choose = in_place(self.learn_in_precision), self.explored
         if config.compile:
             self._step, self._choose = compiled(self._step), compiled(self._choose)
@@ -93,7 +93,7 @@ class Agent(ABC):
         """Actions to collect with, in the box, [B, n_act].
 
         Args:
-            actor: the policy's module, or a functional view of it.
+            actor: the policy's network.
             value: Q(s, a).
             observation: [B, n_obs], normalised.
             noise: ``draw_explore(B)``.
@@ -146,10 +146,8 @@ class Agent(ABC):
 
     def value(self, observation: Tensor, actions: Tensor) -> Tensor:
         """Q of actions [B, J, n_act] at normalised observations, [B, J]."""
-        return self._q()(observation, actions)
-
-    def _q(self) -> ActionValue:
-        return self.td.value_now(self.state)
+        # The module itself, whose parameters are views of ``state``: no copy.
+        return self.td.rating(self.td.network.module, self.state)(observation, actions)
 
     # --- learning ---------------------------------------------------------------------------
 
@@ -175,8 +173,8 @@ class Agent(ABC):
     def updated(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
         """Count an update; the newest of every metric."""
         self.updates += 1
-        self._metrics |= metrics
-        return self._metrics
+        self.metrics |= metrics
+        return self.metrics
 
     def learn_in_precision(
         self, state: Vectors, batch: Batch, noise: Any, with_actor: bool
@@ -229,7 +227,7 @@ class Agent(ABC):
         tensors = self._learned()
         tensors["generator"] = self.generator.get_state()
         tensors["updates"] = torch.tensor(self.updates)
-        return tensors
+        return tensors | {f"metrics.{name}": value for name, value in self.metrics.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take back what ``tensors`` gave.
@@ -240,6 +238,7 @@ class Agent(ABC):
         self.restore_learned(tensors)
         self.generator.set_state(tensors["generator"])
         self.updates = int(tensors["updates"])
+        self.metrics = under(tensors, "metrics")
 
     def restore_learned(self, tensors: dict[str, Tensor]) -> None:
         """Take back what was learned, from whatever device; random numbers go on as they are.

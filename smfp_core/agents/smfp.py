@@ -118,7 +118,7 @@ class SmfpAgent(Agent):
 
     def policy(self, observation: Tensor, noise: Tensor) -> Tensor:
         """The one-step sample clip(g(s, e, 1))."""
-        return self._actor().mean(observation, noise).clamp(-1.0, 1.0)
+        return self.actor.at(self.state["actor"]).mean(observation, noise).clamp(-1.0, 1.0)
 
     def draw_explore(self, rows: int) -> tuple[Tensor, Tensor]:
         count = self.config.act_candidates
@@ -132,8 +132,3 @@ class SmfpAgent(Agent):
         actions = (means + log_std.exp().unsqueeze(1) * noise[1]).clamp(-1.0, 1.0)
         best = value(observation, actions).argmax(-1, keepdim=True)
         return torch.take_along_dim(actions, best.unsqueeze(-1), 1).squeeze(1)
-
-    def _actor(self) -> MeanFlowActor:
-        module = self.actor.module
-        assert isinstance(module, MeanFlowActor)
-        return module

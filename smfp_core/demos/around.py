@@ -100,7 +100,7 @@ def configuration(arguments: Arguments, agent: str, seed: int) -> TrainConfig:
     """
     name, _, entropy = agent.partition("-")
     fields = {"agent": name, "seed": seed} | ({"entropy": entropy} if entropy else {})
-    fields |= {"steps": arguments.steps} if arguments.steps else {}
+    fields |= {} if arguments.steps is None else {"steps": arguments.steps}
     base = to_mapping(load_config(arguments.config))
     return from_mapping(TrainConfig, yaml.safe_load(yaml.safe_dump(base | fields)))
 
@@ -127,6 +127,23 @@ def train(arguments: Arguments, agent: str, seed: int) -> Path:
     command += ["--steps", str(config.steps)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
+
+
+def check_task(config: TrainConfig) -> None:
+    """Whether the task says of its episodes what is counted here.
+
+    Raises:
+        ConfigError: it does not, or cannot be made.
+    """
+    env = evaluation_envs(config, 1)[0]
+    env.reset(seed=0)
+    info = env.step(np.zeros(env.action_space.shape, np.float32))[4]
+    env.close()
+    if not {"is_success", "way"} <= info.keys():
+        raise ConfigError(
+            f"--config: '{config.env_id}' does not say which way an episode went, and whether it "
+            "reached its goal: give a task that does, as config/train/point_around.yaml"
+        )
 
 
 def count(folder: Path, name: str, seed: int, starts: int, repeats: int) -> Ways:
@@ -206,6 +223,10 @@ def main() -> None:
         for name in ("starts", "repeats"):
             if getattr(arguments, name) < 1:
                 raise ConfigError(f"--{name}: must be at least 1, got {getattr(arguments, name)}")
+        for name in ("agents", "seeds"):
+            if not getattr(arguments, name):
+                raise ConfigError(f"--{name}: give at least one")
+        check_task(load_config(arguments.config))
         check_writable("--json", arguments.json, ".json")
     except ConfigError as error:
         sys.exit(f"error: {error}")

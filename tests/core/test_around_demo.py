@@ -60,6 +60,14 @@ def test_demo_trains_counts_and_goes_on_with_what_is_there(tmp_path: Path):
         assert sum(r["ways"].values()) == pytest.approx(1.0 if r["equal_success"] else 0.0)
         assert set(r["ways"]) <= {"left", "right"}
     assert "| smfp | 5 |" in (tmp_path / "ways.md").read_text()
+    for change, text in (
+        (["--agents"], "--agents: give at least one"),
+        (["--seeds"], "--seeds: give at least one"),
+        (["--steps", "0"], "steps: must be positive, got 0"),
+        (["--config", "config/train/mujoco.yaml"], "HalfCheetah-v4' does not say which way"),
+    ):
+        done = subprocess.run([*command, *change], capture_output=True, text=True, timeout=240)
+        assert done.returncode == 1 and text in done.stderr and "Traceback" not in done.stderr
     # Of another configuration they are not taken for what is asked for.
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"noise_choices": 2}))
     done = subprocess.run(call, capture_output=True, text=True, timeout=240)

@@ -36,6 +36,13 @@ def test_other_shapes_strides_and_switches_get_graphs_of_their_own():
         torch.testing.assert_close(state, other)
 
 
+def test_names_in_another_order_are_another_graph():
+    fast = compiled(lambda values: values["a"] - values["b"])
+    a, b = torch.ones(3), torch.zeros(3)
+    assert (fast({"a": a, "b": b}) == 1).all()
+    assert (fast({"b": b, "a": a}) == 1).all()
+
+
 def test_a_tensor_that_is_not_given_is_refused_and_not_kept_as_it_was():
     hidden = torch.ones(3)
     with pytest.raises(AssertionError, match="FakeTensor"):

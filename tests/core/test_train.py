@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -22,9 +23,12 @@ from safetensors.torch import load_file, save_file
 
 from smfp_core import checkpoint, export, provenance, train
 from smfp_core.agents.smfp import SmfpAgent
+from smfp_core.config import load_config
 from smfp_core.export import export_run, policy_graph
 from smfp_core.policy_file import PolicyFile, PolicyFileError
+from smfp_core.progress import RunLog
 from smfp_core.strict import ConfigError
+from smfp_core.trainer import Trainer
 
 CONFIG = {
     "env_id": "smfp_sim.tasks:smfp/Reach-v0",
@@ -138,6 +142,26 @@ def test_killed_and_resumed_run_gives_the_numbers_of_one_never_stopped(
     assert noise[0] == noise[1]
 
 
+def test_rows_after_a_resume_hold_what_was_learned_before_it(tmp_path: Path):
+    # One update in eight steps: the rows of 52 and 54 tell of the one before the checkpoint.
+    fields = {"warmup_steps": 40, "steps": 60, "checkpoint_every": 50, "update_every": 8}
+    fields |= {"log_every": 2, "eval_every": 1000, "noise_choices": 1}
+    config = load_config(write_config(tmp_path, **fields))
+    folders = [tmp_path / "whole", tmp_path / "resumed"]
+    for folder in folders:
+        trainer = Trainer(config, folder)
+        if folder == folders[1]:
+            shutil.copytree(folders[0] / "checkpoints", folder / "checkpoints")
+            trainer.restore(50)
+        with RunLog(folder, config.steps, trainer.step, bar=False) as log:
+            assert trainer.run(log)
+    whole, resumed = (rows(folder / "train.csv") for folder in folders)
+    expected = [row for row in whole if int(row["step"]) > 50]
+    assert [row["step"] for row in expected] == ["52", "54", "56", "58", "60"]
+    for ours, theirs in zip(resumed, expected, strict=True):
+        assert ours["critic_loss"] and ours["critic_loss"] == theirs["critic_loss"]
+
+
 def test_interrupted_run_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path):
     process = subprocess.Popen(
         command("--config", write_config(tmp_path, steps=100_000), "--run-dir", tmp_path / "run"),
@@ -198,6 +222,9 @@ def test_evaluate_and_export_take_a_run(finished: Path, tmp_path: Path):
             "replay_capacity: 100000000000 transitions of 80 numbers need 32000.0 GB",
         ),
         ({"env_id": "NoSuch-v0"}, "env_id: 'NoSuch-v0' cannot be made"),
+        ({"env_id": "a:b:NoSuch-v0"}, "env_id: 'a:b:NoSuch-v0' cannot be made"),
+        ({"env_id": "Hopper-v5", "env_kwargs": {"frame_skip": 0}}, "env_id: 'Hopper-v5' cannot"),
+        ({"seed": 2**63}, "seed: must be less than 2^63, got 9223372036854775808"),
         ({"env_kwargs": {"robot": "ur99"}}, "ur99"),
         ({"env_kwargs": {"robot": "True"}}, "env_kwargs.robot: 'True' is text; write true without"),
         ({"env_kwargs": {"robot": [1]}}, "env_kwargs.robot: expected true or false or a whole"),
@@ -228,6 +255,10 @@ def test_fields_can_be_given_by_name_and_wrong_ones_are_named(tmp_path: Path, fi
     result = run("--resume", tmp_path)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
+    # A YAML cannot say it, the command line can.
+    result = run("--config", path, "--run-dir", tmp_path / "run", "--mirror-weight", "nan")
+    assert "mirror_weight: must be finite, got nan" in result.stderr
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_run_of_another_robot_model_is_neither_resumed_nor_exported(finished: Path, tmp_path: Path):
@@ -274,6 +305,13 @@ def test_a_run_does_not_go_back_and_a_refusal_changes_nothing(finished: Path, tm
         assert result.returncode == 1 and "Traceback" not in result.stderr
         assert re.search(text, result.stderr), result.stderr
     assert (finished / "config.yaml").read_text() == before
+    damaged = tmp_path / "damaged"
+    shutil.copytree(finished, damaged)
+    for path in damaged.glob("checkpoints/*/agent.safetensors"):
+        path.write_bytes(b"")
+    result = run("--resume", damaged, "--steps", "1000")
+    assert result.returncode == 1 and "cannot be read" in result.stderr
+    assert (damaged / "config.yaml").read_text() == before
 
 
 def test_a_run_that_begins_anew_keeps_nothing_of_a_dead_one(tmp_path: Path):
@@ -333,11 +371,17 @@ def test_checkpoints_are_whole_or_have_no_name(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.iterdir()] == ["step_000000010"]
 
 
-def test_a_run_made_on_a_gpu_is_exported_without_one(finished: Path, tmp_path: Path):
+def test_a_run_made_on_a_gpu_is_exported_without_one(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"device": "cuda"}))
+    config |= {"device": "cuda", "precision": "bfloat16"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    # Nothing is learned in an export, so that nothing is slow for want of hardware.
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    warnings.simplefilter("error", UserWarning)
     # Its generator's state, which no generator of a CPU takes.
     path = checkpoint.latest(folder / "checkpoints") / "agent.safetensors"
     tensors = load_file(path)
