@@ -4,7 +4,8 @@
     python benchmarks/scaling.py --json results/scaling.json
 
 One thread, on random transitions of HalfCheetah's sizes, and uncompiled: compiling each size would
-take longer than measuring it, and changes how fast it is more than how it grows. Sizes take turns,
+take longer than measuring it. It saves most where an update is small, so that compiled ones grow
+more: benchmarks/training.py measures K that way. Sizes take turns,
 so that a slow moment of the machine meets all; medians of the rounds. Writes the JSON, and a
 Markdown table and a figure beside it. About three minutes.
 """
@@ -12,7 +13,6 @@ Markdown table and a figure beside it. About three minutes.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import statistics
@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from smfp_core.agents import make_agent
+from smfp_core.agents.base import in_place
 from smfp_core.atomic import writable, write_atomically
 from smfp_core.config import TrainConfig
 from smfp_core.process import set_up_training_process
@@ -81,12 +82,12 @@ def seeds_of(config: TrainConfig, seeds: int) -> Timed:
     agents = [make_agent(replace(config, seed=i), _OBSERVATION, _ACTION) for i in range(seeds)]
     state = {name: torch.stack([a.state[name] for a in agents]) for name in agents[0].state}
     batch = Batch(*(torch.stack([part] * seeds) for part in batch_of(config.batch_size)))
+    step = in_place(torch.vmap(agents[0].learn, in_dims=(0, 0, 0, None)))
 
     def updates() -> None:
         for i in range(agents[0].policy_delay):
             noise = stacked([agent.draw(config.batch_size) for agent in agents])
-            learn = functools.partial(agents[0].learn, with_actor=i == 0)
-            torch.vmap(learn)(state, batch, noise)
+            step(state, batch, noise, i == 0)
 
     return Timed(updates, agents[0].policy_delay)
 

@@ -80,9 +80,10 @@ class ControlLoop:
     commanded reference is then sent on. Neither zeros nor the measured position are commanded: both
     would move a position-controlled arm. What was commanded last is worth nothing, though, to a
     controller that comes anew, perhaps to an arm that was moved meanwhile. So while ``hearing``
-    says that nobody takes commands, the reference stays with the measured arm; and where it cannot,
-    or no joint states come, nothing is sent once the reference rests: whoever listens holds what it
-    has. ``reset`` then begins anew from the measured arm, which has to stand.
+    says that nobody takes commands, the reference stays with the measured arm. Where it cannot, or
+    something else is wrong as well, nothing is sent; nor is it where no joint states come, once the
+    reference rests: whoever listens holds what it has. ``reset`` then begins anew from the measured
+    arm, which has to stand.
 
     Args:
         robot: limits and goals.
