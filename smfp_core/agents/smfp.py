@@ -41,7 +41,8 @@ class SmfpAgent(Agent):
             mirror_step=config.mirror_step,
             bound_penalty=config.bound_penalty,
         )
-        self.actor = Network(self.make_actor())
+        self._module = self.make_actor()
+        self.actor = Network(self._module)
         self.td = make_td(config, self.n_obs, self.n_act)
         actor = self.actor.vector
         log_alpha = torch.tensor(config.initial_temperature).log()
@@ -118,7 +119,7 @@ class SmfpAgent(Agent):
 
     def policy(self, observation: Tensor, noise: Tensor) -> Tensor:
         """The one-step sample clip(g(s, e, 1))."""
-        return self.actor.at(self.state["actor"]).mean(observation, noise).clamp(-1.0, 1.0)
+        return self._module.mean(observation, noise).clamp(-1.0, 1.0)
 
     def draw_explore(self, rows: int) -> tuple[Tensor, Tensor]:
         count = self.config.act_candidates

@@ -129,6 +129,12 @@ class LockStep:
         while len(self.queue) > 5:
             self.queue.popleft()
 
+    def reset(self) -> str | None:
+        """Ask for a reset and tick once; why it was refused."""
+        refusal = self.loop.reset()
+        self.run(self.period_s)
+        return refusal or self.loop.reset_answer(0.0)
+
     def tool(self) -> np.ndarray:
         """Tool position [3], m."""
         return Kinematics(self.driver.arm.arm).tool_position(self.driver.arm.joint_position)
